@@ -1,0 +1,60 @@
+# The book's kitchen. `make help` lists what can be had.
+#   make PYTHON=/path/to/python3.12 …                              another Python (3.11 or newer)
+#   make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu    a CPU-only torch: 5 GB less; later makes keep to it
+#   make report ARGS="-p epochs=3 -p data=my.csv"                  parameters of the report
+PY := .venv/bin/python
+ARGS ?=
+# Two processes share the work of `make test`, so each keeps to one thread.
+JOBS ?= 2
+ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
+# Threads that wait for each other sleep instead of spinning: with spinning, one other busy process starves two threads on two cores.
+export OMP_WAIT_POLICY := PASSIVE
+export PYTHON TORCH_INDEX
+PICK = $(shell PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" sh tools/setup.sh pick)
+# One line and exit 2 where no Python will do.
+NEED_PYTHON = $(eval PICKED := $(PICK))$(if $(filter !%,$(firstword $(PICKED))),$(error $(patsubst !%,%,$(PICKED))))
+
+.DEFAULT_GOAL := help
+.PHONY: help setup report test lab book bench bases lock export clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+
+setup: ## build .venv from requirements.lock if it is missing, stale or half built
+	$(NEED_PYTHON)
+	@sh tools/setup.sh build
+
+report: setup ## run the text fine-tuning report; the last line is the path of one HTML file
+	@.venv/bin/finetune-book report finetune_text $(ARGS)
+
+test: setup ## the library agrees with the notebooks, every notebook runs, every test passes
+	@$(PY) tests/sync_gate.py
+	@$(ONE_THREAD) $(PY) tests/run_notebooks.py --jobs $(JOBS)
+	@$(ONE_THREAD) $(PY) -m pytest -rs -n $(JOBS) --dist loadfile tests $(ARGS)
+
+lab: setup ## read and run the lessons in JupyterLab
+	@.venv/bin/jupyter lab --notebook-dir=nbs $(ARGS)
+
+book: setup ## the lessons as a web site in _book (needs Quarto)
+	@if command -v quarto >/dev/null 2>&1; then $(PY) tools/book.py; \
+	else echo "no quarto on the PATH: install it from https://quarto.org to render the web site; lessons and reports do without"; fi
+
+bench: setup ## speed against what a reader would use instead
+	@set -e; for f in bench/[!_]*.py; do [ -e "$$f" ] || { echo "bench/ is empty"; exit 0; }; $(PY) "$$f"; done
+
+bases: setup ## make book-bert again from its teacher: TEACHER= REAL= PACKAGES= WORK= (its card, data/book-bert/README.md, says what to fetch)
+	@$(PY) scripts/make_book_bert.py --teacher "$(TEACHER)" --real "$(REAL)" --packages "$(PACKAGES)" --work "$(WORK)" --out data/book-bert
+
+export: setup ## after editing a lesson: write its module, strip run counts and stray metadata
+	@.venv/bin/nbdev_export && .venv/bin/nbdev_clean && $(PY) tests/sync_gate.py
+
+lock: ## refresh requirements.lock (uv in a throw-away environment; the next make rebuilds .venv)
+	$(NEED_PYTHON)
+	@d=$$(mktemp -d) && trap 'rm -rf "$$d"' EXIT INT TERM && $(if $(filter current,$(PICKED)),$(PY),$(PICKED)) -m venv "$$d/uv" \
+	&& "$$d/uv/bin/pip" install --quiet --disable-pip-version-check uv \
+	&& "$$d/uv/bin/uv" pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --all-extras \
+	   --no-annotate --no-header -o "$$d/lock" && cp "$$d/lock" requirements.lock && wc -l requirements.lock
+
+clean: ## remove what builds and tests leave; keeps .venv and reports/
+	@rm -rf build dist _book _proc .pytest_cache .ruff_cache *.egg-info
+	@find finetune_book nbs tests tools bench data \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -1,0 +1,48 @@
+"""Two trainings at once on the cores of this machine: each with its share of the threads, as lesson 51's sweep starts them, against each with
+as many threads as there are cores, as PyTorch starts by itself. The trainings wait in processes of their own, so that starting them does not count."""
+import os
+import subprocess
+import sys
+
+from _timing import compare
+
+from finetune_book.report import machine
+from finetune_book.sweep import THREADS, share_of, shared_environment
+
+JOBS, STEPS = 2, 6
+TRAIN = """
+import sys, torch
+from finetune_book.heads import load_text_base
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    ids = torch.randint(5, 900, (16, 64))
+model, _ = load_text_base("book-bert", 10, seed=0)
+optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
+for line in sys.stdin:
+    for _ in range(int(line)):
+        loss = model(input_ids=ids, labels=torch.arange(16) % 10).loss
+        optimizer.zero_grad(); loss.backward(); optimizer.step()
+    print("done", flush=True)
+"""
+
+
+def trainings(env):
+    "JOBS processes that each train for as many steps as they are told."
+    return [subprocess.Popen([sys.executable, "-c", TRAIN], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(JOBS)]
+
+
+def at_once(processes):
+    def run():
+        for p in processes: print(STEPS, file=p.stdin, flush=True)
+        for p in processes: assert p.stdout.readline().strip() == "done"
+    return run
+
+
+if __name__ == "__main__":
+    left_alone = {k: v for k, v in os.environ.items() if k not in (*THREADS, "OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM")}
+    ways = {"a share of the cores each": left_alone | shared_environment(share_of(machine()["cores"], JOBS)), "all cores each": left_alone}
+    started = {name: trainings(env) for name, env in ways.items()}
+    try: compare({name: at_once(processes) for name, processes in started.items()}, title=f"{JOBS} trainings of book-bert at once, {STEPS} steps of 16 texts each")
+    finally:
+        for processes in started.values():
+            for p in processes: p.kill()

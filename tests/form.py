@@ -1,0 +1,85 @@
+"""What a lesson must look like, as functions from a notebook to the list of what it lacks. `test_form.py` applies and breaks them."""
+import ast
+import json
+import re
+
+import house
+
+CELL_LINES, FUNCTION_LINES, OUTPUT_BYTES = 45, 70, 400_000
+PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
+
+
+def text(part): return "".join(part)
+def code(nb): return [c for c in nb["cells"] if c["cell_type"] == "code"]
+def prose(nb): return "\n\n".join(text(c["source"]) for c in nb["cells"] if c["cell_type"] == "markdown")
+def outputs(nb): return [(i, o) for i, c in enumerate(code(nb)) for o in c["outputs"]]
+def parsed(cell): return house.parse("\n".join("" if re.match(r"\s*[%!]", line) else line for line in text(cell["source"]).splitlines()))
+
+
+def long_cells(nb):
+    return [f"code cell {i} has {n} lines, {CELL_LINES} are allowed" for i, c in enumerate(code(nb))
+            if (n := len(text(c["source"]).splitlines())) > CELL_LINES]
+
+
+def long_functions(nb):
+    defs = [n for c in code(nb) for n in ast.walk(parsed(c)) if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+    return [f"{d.name} has {n} lines, {FUNCTION_LINES} are allowed" for d in defs if (n := d.end_lineno - d.lineno + 1) > FUNCTION_LINES]
+
+
+def heavy_outputs(nb):
+    size = sum(len(json.dumps(o, ensure_ascii=False).encode()) for _, o in outputs(nb))
+    return [f"stored outputs weigh {size // 1000} kB, {OUTPUT_BYTES // 1000} are allowed"] if size > OUTPUT_BYTES else []
+
+
+def stored_errors(nb):
+    errors = [f"code cell {i} stored an error: {o['ename']}" for i, o in outputs(nb) if o["output_type"] == "error"]
+    return errors + [f"code cell {i} wrote to stderr: {text(o['text'])[:60]!r}" for i, o in outputs(nb) if o.get("name") == "stderr"]
+
+
+def silent_pictures(nb):
+    "Stored images without alternative text."
+    return [f"code cell {i} shows a picture without alt text" for i, o in outputs(nb) for kind in PICTURES
+            if kind in o.get("data", {}) and not o["metadata"].get(kind, {}).get("alt", "").strip()]
+
+
+def private_paths(nb):
+    "Stored outputs that name a folder of the machine they were made on."
+    seen = re.compile(r"(?<![\w.])/(?:home|root|work|Users)/\w+")
+    return [f"code cell {i} stored the path {found[0]}" for i, o in outputs(nb)
+            if (found := seen.search(json.dumps({k: v for k, v in o.items() if k != "metadata"}, ensure_ascii=False)))]
+
+
+def never_run(nb):
+    return [] if outputs(nb) else ["no stored output: run it before storing it"]
+
+
+def missing_parts(nb, number):
+    "The parts every lesson has: head, what it needs, gives and costs, the Chinese summary, what was learned, exercises, sources."
+    words, lacks = prose(nb), []
+    def need(what, pattern):
+        if not re.search(pattern, words, re.MULTILINE): lacks.append(f"no {what}")
+    need("title in the first line", r"\A# \S")
+    need("subtitle (> …)", r"^> \S")
+    need("**Needs** … · **gives** … · **costs** N s", r"^\*\*Needs\*\* \S.* · \*\*gives\*\* \S.* · \*\*costs\*\* \D{0,12}\d[\d.]* s")
+    need("**摘要** in Chinese", r"^\*\*摘要\*\*.*[\u4e00-\u9fff]{10}")
+    need("**Learned:** sentence", r"^\*\*Learned:\*\* \S")
+    need("## Exercises", r"^## Exercises")
+    need("## Sources", r"^## Sources")
+    asked = set(re.findall(rf"\*\*(?:Exercise )?({number:02d}\.\d+)[.:]?\*\*", words))
+    if len(asked) < 3: lacks.append(f"{len(asked)} exercises numbered **{number:02d}.n**, three are asked for")
+    return lacks
+
+
+def stub_after_each_exercise(nb, number):
+    "Under every exercise's question stands a code cell to write the answer in."
+    cells, question = nb["cells"], re.compile(rf"\*\*(?:Exercise )?{number:02d}\.\d+[.:]?\*\*")
+    lacks = []
+    for here, cell in enumerate(cells):
+        if cell["cell_type"] != "markdown" or not (asked := question.findall(text(cell["source"]))): continue
+        follows = [c["cell_type"] for c in cells[here + 1:here + 2]]
+        if follows != ["code"] or len(asked) > 1: lacks.append(f"no code cell of its own under {asked[0]}")
+    return lacks
+
+
+ANY_NOTEBOOK = [long_cells, long_functions, heavy_outputs, stored_errors, silent_pictures, private_paths]
+EVERY_LESSON = [missing_parts, stub_after_each_exercise]

@@ -1,0 +1,233 @@
+"""The rules of the house hold over the library and the notebooks, and each rule can fail."""
+import ast
+import json
+import os
+import re
+import subprocess
+import sys
+from bisect import bisect_right
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate
+from pathlib import Path
+
+import house
+import pytest
+from house import FREE_OF_TORCH, JUDGES
+
+REPO = Path(__file__).parent.parent
+NUMBERS = house.lesson_numbers(REPO / "nbs")
+MODULES = house.library(REPO / "finetune_book")
+NAMES = house.defined_in(MODULES)
+NOTEBOOKS = sorted(p for p in (REPO / "nbs").rglob("*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+MAP = "00_map.ipynb"  # shows the whole road with the finished library, so it alone looks upwards
+# Single imports from a higher lesson that are meant, in cells that export nothing; one that is no longer there must go from this list.
+LOOKS_UP = {"11_bert.ipynb: imports heads of lesson 15, not lower than 11": "only heads knows how the carried base is stored; heads uses nothing of lesson 11"}
+
+
+# Breaches that are meant, each with its reason; one that is no longer there must go from this list.
+MEANT = {
+    "trainer: torch.default_generator.manual_seed outside torch.random.fork_rng": "`reseed` runs inside `own_randomness` only, which forks",
+    "trainer: torch.cuda.manual_seed outside torch.random.fork_rng": "as above",
+    "trainer: torch.mps.manual_seed outside torch.random.fork_rng": "as above; own_randomness puts the state back",
+    "20_trainer.ipynb: torch.default_generator.manual_seed outside torch.random.fork_rng": "where trainer is exported from",
+    "20_trainer.ipynb: torch.cuda.manual_seed outside torch.random.fork_rng": "where trainer is exported from",
+    "20_trainer.ipynb: torch.mps.manual_seed outside torch.random.fork_rng": "where trainer is exported from",
+    "21_callbacks.ipynb: torch.load without weights_only=True": "shows a hostile checkpoint run its code, before the safe way",
+}
+
+
+def without_place(breach): return re.sub(r" code cell \d+, line \d+:| line \d+:", "", breach)
+
+
+def each_cell(path, rule):
+    "Apply a rule to a notebook as a whole, since what one cell imports the others use; breaches name cell and line."
+    cells = house.code_cells(path)
+    starts = list(accumulate((c.count("\n") + 1 for c in cells), initial=1))
+    found = []
+    for breach in rule("\n".join(cells)):
+        line, rest = re.fullmatch(r"line (\d+): (.*)", breach, re.DOTALL).groups()
+        i = bisect_right(starts, int(line)) - 1
+        found.append(f"{path.name}: code cell {i}, line {int(line) - starts[i] + 1}: {rest}")
+    return found
+
+
+def all_breaches(rule): return every_module(lambda s, m: rule(s)) + every_notebook(rule)
+def not_meant(breaches): return [b for b in breaches if without_place(b) not in MEANT]
+
+
+def every_module(rule): return [f"{m}: {breach}" for m, source in MODULES.items() for breach in rule(source, m)]
+def every_notebook(rule): return [breach for p in NOTEBOOKS for breach in each_cell(p, rule)]
+
+
+# --- the rules hold ------------------------------------------------------------------------------------------------
+
+def test_there_is_something_to_check():
+    assert NUMBERS["figures"] == house.LOWEST and NUMBERS["data"] == 3
+    assert set(MODULES) == set(NUMBERS), "a module without a lesson, or a lesson whose module was not exported"
+
+
+def test_modules_import_only_from_lower_lessons():
+    assert every_module(lambda s, m: house.climbs(s, NUMBERS[m], NUMBERS, NAMES, m)) == []
+
+
+def test_lessons_import_only_from_lower_lessons():
+    breaches = []
+    for path in house.lessons(REPO / "nbs"):
+        if path.name == MAP: continue
+        number, module = house.lesson_number(path), house.default_exp(path) or ""
+        breaches += each_cell(path, lambda cell, n=number, m=module: house.climbs(cell, n, NUMBERS, NAMES, m))
+    assert {without_place(b) for b in breaches} == set(LOOKS_UP)
+
+
+def test_judges_take_arrays(): assert every_module(lambda s, m: house.judges_models(s, m, NUMBERS, NAMES)) == []
+def test_light_modules_import_no_torch(): assert every_module(house.needs_torch) == []
+def test_no_star_imports(): assert not_meant(all_breaches(house.stars)) == []
+def test_nothing_imports_reports_or_apps(): assert every_module(house.uses_reports) + every_notebook(house.uses_reports) == []
+def test_nothing_unpickles_or_evaluates(): assert not_meant(all_breaches(house.unsafe)) == []
+def test_nothing_makes_the_compiler_warn(): assert not_meant(all_breaches(house.warns)) == []
+def test_no_global_random_state(): assert not_meant(all_breaches(house.global_random)) == []
+
+
+def test_every_meant_breach_is_still_there():
+    seen = {without_place(b) for rule in (house.unsafe, house.global_random) for b in all_breaches(rule)}
+    assert set(MEANT) - seen == set()
+
+
+# --- each rule can fail --------------------------------------------------------------------------------------------
+
+DEMO = {"figures": house.LOWEST, "losses": 1, "data": 3, "metrics": 5, "text.tokens": 10, "heads": 15, "trainer": 20, "text.pipeline": 24}
+PUBLIC = {"TextClassifier": "text.pipeline", "WordPiece": "text.tokens", "accuracy": "metrics"}
+
+
+@pytest.mark.parametrize("bad", [
+    "from finetune_book.trainer import Trainer",
+    "import finetune_book.trainer",
+    "import finetune_book.trainer as t",
+    "from finetune_book import trainer",
+    "from finetune_book import TextClassifier",
+    "from finetune_book.text import pipeline",
+    "from finetune_book.text.pipeline import TextClassifier",
+    "from .trainer import Trainer",
+    "def f():\n    from finetune_book.trainer import Trainer",
+    "import importlib\nm = importlib.import_module('finetune_book.trainer')",
+    "import finetune_book.heads",
+])
+def test_climbing_is_seen(bad): assert house.climbs(bad, 15, DEMO, PUBLIC, module="freeze")
+
+
+@pytest.mark.parametrize("bad", ["from ..trainer import Trainer", "from .pipeline import TextClassifier", "from . import pipeline"])
+def test_climbing_inside_a_subpackage_is_seen(bad): assert house.climbs(bad, 10, DEMO, PUBLIC, module="text.tokens")
+
+
+@pytest.mark.parametrize("good", [
+    "from finetune_book.data import InputError", "from finetune_book import accuracy", "from finetune_book import __version__",
+    "from finetune_book.figures import show", "import torch", "from .data import carried", "from finetune_book.text.tokens import WordPiece",
+])
+def test_looking_down_is_allowed(good): assert house.climbs(good, 15, DEMO, PUBLIC, module="heads") == []
+
+
+@pytest.mark.parametrize("bad", [
+    "import torch", "def f():\n    import torch.nn as nn", "from transformers import AutoModel",
+    "from finetune_book.text.tokens import WordPiece", "from finetune_book import WordPiece", "from .heads import load_text_base",
+])
+@pytest.mark.parametrize("judge", sorted(JUDGES))
+def test_a_judge_that_knows_models_is_seen(judge, bad):
+    assert house.judges_models(bad, judge, DEMO, PUBLIC)
+    assert house.judges_models("from .data import InputError\nimport numpy", judge, DEMO, PUBLIC) == []
+
+
+@pytest.mark.parametrize("module", sorted(FREE_OF_TORCH))
+def test_torch_in_a_light_module_is_seen(module):
+    for bad in ("import torch", "def f():\n    from torch import nn", "import transformers", "from torchvision import ops"):
+        assert house.needs_torch(bad, module) and house.needs_torch(bad, "trainer") == []
+
+
+def test_a_star_is_seen(): assert house.stars("from numpy import *") and house.stars("from numpy import array") == []
+
+
+@pytest.mark.parametrize("bad", ["import nbs.apps.medical", "from nbs import reports", "from finetune_book.report_templates import finetune_text", "from .report_templates import x"])
+def test_using_a_report_is_seen(bad): assert house.uses_reports(bad, "cli") and house.uses_reports("from .report import run", "cli") == []
+
+
+@pytest.mark.parametrize("bad", [
+    "import pickle\npickle.loads(b)", "import pickle as p\nload = p.load", "from pickle import loads", "from pickle import *", "import _pickle",
+    "from cloudpickle import dumps", "def f():\n    import dill", "import importlib\nimportlib.import_module('dill')",
+    "eval('1')", "exec(code)", "import builtins\nbuiltins.eval('1')",
+    "import torch\ntorch.load(p)", "import torch\ntorch.load(p, weights_only=False)", "import torch as t\nt.load(p, map_location='cpu')",
+    "from torch import load\nload(p)", "from torch import load as read\nread(p)", "import torch\ntorch.load(p, weights_only=flag)",
+    "import numpy as np\nnp.load(p, allow_pickle=True)", "import pandas as pd\npd.read_pickle(p)", "import joblib\njoblib.load(p)",
+    "M.from_pretrained(b, trust_remote_code=True)",
+])
+def test_the_unsafe_is_seen(bad): assert house.unsafe(bad)
+
+
+@pytest.mark.parametrize("good", [
+    "model.eval()", "import torch\ntorch.load(p, weights_only=True)", "import numpy as np\nnp.load(p)", "M.from_pretrained(b, trust_remote_code=False)",
+    "df.eval('a + b')", "import pickle\ntry: f()\nexcept pickle.UnpicklingError: pass", "from pickle import UnpicklingError", "re.compile('x')",
+])
+def test_the_safe_is_left_alone(good): assert house.unsafe(good) == []
+
+
+@pytest.mark.parametrize("bad", [
+    "import numpy as np\nnp.random.seed(0)", "import numpy as np\nx = np.random.rand(3)", "from numpy.random import shuffle\nshuffle(x)",
+    "from numpy import random as r\nr.normal()", "import random\nrandom.seed(0)", "import random as rnd\nrnd.shuffle(x)", "from random import choice\nchoice(x)",
+    "import torch\ntorch.manual_seed(0)", "import torch\ntorch.cuda.manual_seed_all(0)", "from torch import manual_seed\nmanual_seed(1)",
+    "import torch\nwith torch.no_grad():\n    torch.manual_seed(0)", "import torch\nwith torch.random.fork_rng():\n    pass\ntorch.manual_seed(0)",
+    "from transformers import set_seed\nset_seed(0)",
+])
+def test_global_random_state_is_seen(bad): assert house.global_random(bad)
+
+
+@pytest.mark.parametrize("good", [
+    "import numpy as np\nrng = np.random.default_rng(0)\nrng.shuffle(x)", "import random\nr = random.Random(0)\nr.shuffle(x)",
+    "import torch\nwith torch.random.fork_rng():\n    torch.manual_seed(0)\n    if x:\n        torch.manual_seed(1)",
+    "import torch\nwith torch.random.fork_rng(devices=[]), torch.no_grad():\n    torch.manual_seed(0)",
+    "import torch\ng = torch.Generator().manual_seed(0)", "def f(random): random.shuffle(x)",
+])
+def test_explicit_randomness_is_left_alone(good): assert house.global_random(good) == []
+
+
+def test_a_compiler_warning_is_seen(): assert house.warns("x = '\\h'") and house.warns("x = r'\\h'") == []
+
+
+def test_ipython_lines_do_not_hide_a_cell(tmp_path):
+    cell = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": ["%matplotlib inline\n", "!ls\n", "from os import *"]}
+    path = tmp_path / "01_x.ipynb"
+    path.write_text(json.dumps({"cells": [cell], "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    assert each_cell(path, house.stars) == ["01_x.ipynb: code cell 0, line 3: star import from os"]
+
+
+def test_what_one_cell_imports_another_is_judged_by(tmp_path):
+    cells = [{"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None, "source": s}
+             for s in ("import numpy as np\nimport torch as t", "x = 1", "x = 2\nnp.random.seed(0)\nt.manual_seed(0)")]
+    path = tmp_path / "01_x.ipynb"
+    path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4, "nbformat_minor": 5}))
+    assert each_cell(path, house.global_random) == ["01_x.ipynb: code cell 2, line 2: numpy.random.seed uses global random state",
+                                                    "01_x.ipynb: code cell 2, line 3: torch.manual_seed outside torch.random.fork_rng"]
+
+
+# --- importing, in fresh interpreters ------------------------------------------------------------------------------
+
+def fresh(code):
+    "Run code in a fresh interpreter in the repository; its standard output."
+    env = {**os.environ, "PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"{code}\n{done.stderr[-2000:]}"
+    return done.stdout
+
+
+def test_every_module_imports_alone():
+    heavy = "import sys, finetune_book.{m}; print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
+    with ThreadPoolExecutor(2) as pool: loaded = dict(zip(MODULES, pool.map(lambda m: ast.literal_eval(fresh(heavy.format(m=m))), MODULES)))
+    assert {m: got for m, got in loaded.items() if m in FREE_OF_TORCH and got} == {}
+
+
+def test_a_module_that_cannot_be_imported_is_seen():
+    with pytest.raises(AssertionError, match="No module named"): fresh("import finetune_book.no_such_module")
+
+
+def test_importing_the_package_is_light():
+    clock = "import sys, time; t = time.perf_counter(); import finetune_book; print([time.perf_counter() - t, sorted({'torch', 'transformers'} & set(sys.modules))])"
+    runs = [ast.literal_eval(fresh(clock)) for _ in range(3)]
+    assert [heavy for _, heavy in runs] == [[], [], []]
+    assert min(seconds for seconds, _ in runs) < .5

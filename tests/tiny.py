@@ -1,0 +1,30 @@
+"""A BERT of a few thousand random numbers, saved as a base: fast enough to train in a test."""
+from pathlib import Path
+
+WORDS = ("the a pain chest fever cough denies no has had with for two days head ache knee left right good bad very room clean loud "
+         "f0 f1 f2 f3 f4 f5 f6 f7 f8 f9 m p").split()
+
+
+def save_tiny_base(folder: Path, width: int = 16, layers: int = 2, positions: int = 64) -> Path:
+    "Write config, WordPiece tokenizer and safetensors of a random BERT to `folder`."
+    import torch
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+    folder.mkdir(parents=True, exist_ok=True)
+    letters = [c for c in "abcdefghijklmnopqrstuvwxyz0123456789.,-"]
+    vocab = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"] + WORDS + [c for c in letters if c not in WORDS] + ["##" + c for c in letters]
+    (folder / "vocab.txt").write_text("\n".join(vocab) + "\n")
+    tokenizer = BertTokenizerFast(vocab={w: i for i, w in enumerate(vocab)}, do_lower_case=True, model_max_length=positions)
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(vocab_size=len(vocab), hidden_size=width, num_hidden_layers=layers, num_attention_heads=2,
+                        intermediate_size=2 * width, max_position_embeddings=positions, initializer_range=.3)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+    return folder
+
+
+def save_tiny_picture_base(folder: Path, width: int = 8, layers=(1, 1, 1, 1), size: int = 8) -> Path:
+    "Write a random ResNet of four blocks as a base for pictures of `size` pixels."
+    from finetune_book.vision.bases import Preprocessing, from_config, save_image_model
+    from finetune_book.vision.resnet import ResNetConfig
+    return save_image_model(folder, from_config(ResNetConfig("basic", layers, 5, width, "32"), seed=0), Preprocessing(size, (.5,) * 3, (.25,) * 3))
