@@ -20,8 +20,6 @@ from statistics import median
 
 import numpy as np
 
-from .data import InputError
-
 # %% ../nbs/21_budget.ipynb #c013
 def live_bytes(work, device="cpu"):
     """Bytes of the tensors that `work()` makes, as they come and go.

@@ -10,7 +10,7 @@ __all__ = ['SETTINGS', 'MARGIN', 'NOTHING', 'check_whole', 'check_real', 'check_
            'Persistent', 'Classifying', 'Regressing']
 
 # %% ../nbs/22_estimator.ipynb #c002
-import hashlib, json, os, shutil, sys, tempfile, time
+import hashlib, json, os, shutil, tempfile, time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from numbers import Integral, Real

@@ -5,7 +5,7 @@
 
 Every (set, base, method, labels a class, seed) is one row; rows that are there already are not measured again, so a killed run goes on.
 FOLDER of Fashion-MNIST holds the four idx files, gzipped, of Xiao et al. (2017): Debian's package dataset-fashion-mnist has them in
-usr/share/datasets/fashion-mnist. FOLDER of CIFAR-10 holds train.npz and test.npz as scripts/make_book_resnet.py reads them. Without them
+usr/share/datasets/fashion-mnist. FOLDER of CIFAR-10 holds train.npz and test.npz as scripts/train_cifar10.py reads them. Without them
 those sets are left out, and said so. A base that has seen CIFAR-10's labels is not judged on CIFAR-10.
 
 Splits. The few labelled pictures come from the training part, by the seed; the settings below were tried on
@@ -34,7 +34,7 @@ from finetune_book.vision.pipeline import ImageClassifier
 
 COLUMNS = "modality,set,base,method,labels_per_class,seed,metric,value,n_test,seconds".split(",")
 TESTED, HELD = 2000, 1000          # test pictures at most; pictures held back to choose settings
-LABELS_SEEN = {"book-resnet": {"cifar10"}}
+LABELS_SEEN = {"labels": {"cifar10"}}
 
 # tried on validation pictures of digits (one draw of 20 labels a class) and, in part, of surface_defects, not on the other sets;
 # see choices_image.csv: steps of 16 pictures, learning rate

@@ -5,7 +5,7 @@
 
 Tasks: labels, rotation, contrastive (CIFAR-10's 50,000 training pictures, the labels used by `labels` alone) and fractals (classes of
 lesson 14, no camera). Every task sees the same number of pictures, views counted one by one, in batches of 128, with the same network
-and the same optimizer, seed 0. FOLDER holds train.npz as scripts/make_book_resnet.py reads it. One line about the run is added to
+and the same optimizer, seed 0. FOLDER holds train.npz as scripts/train_cifar10.py reads it. One line about the run is added to
 --log, data/base_models/pretraining_image.csv: its losses in nats, what a guess costs, and the seconds of one core that it took.
 """
 import argparse
@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from finetune_book.vision.fractals import fractal_set
 from finetune_book.vision.pretrain import contrastive_task, label_task, pretrain, rotation_task, save_body

@@ -547,5 +547,5 @@ def warn_if_seen(base, X):
     except InputError: return                                   # none can be read; reading them all will say so
     known = int(were_seen(np.load(path, allow_pickle=False), pictures).sum())
     if known < max(2, len(pictures) / 4): return
-    warnings.warn(f"base {shorten(base)!r} has learned from these very pictures ({known} of {len(pictures)} looked at): a score on them, or on others of "
-                  "their collection, says nothing about new ones; judge with base='scratch' or on other pictures", UserWarning, stacklevel=5)
+    warnings.warn(f"base {shorten(base)!r} has learned from these very pictures ({known} of {len(pictures)} looked at): a score on their collection "
+                  "flatters it and says little about other pictures; compare with base='scratch', or judge on other pictures", UserWarning, stacklevel=5)

@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['PIXELS', 'turn', 'Task', 'shifted', 'label_task', 'rotation_task', 'nt_xent', 'check_views', 'random_zoom', 'view',
-           'contrastive_task', 'student', 'pretrain', 'save_body']
+           'contrastive_task', 'stage_maps', 'Imitator', 'missed', 'imitation_loss', 'channel_scales', 'imitation_task',
+           'student', 'pretrain', 'save_body']
 
 # %% ../../nbs/23_picture_pretraining.ipynb #c002
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Callable, NamedTuple
 
 import numpy as np
@@ -130,36 +130,113 @@ def contrastive_task(dim=64, temperature=.2):
     def make(xb, yb, g): return torch.cat([view(xb, g), view(xb, g)]), torch.zeros(0)
     return Task("contrastive", dim, make, lambda z, _: nt_xent(z, temperature))
 
+# %% ../../nbs/23_picture_pretraining.ipynb #751dd1c8
+def stage_maps(model, xb):
+    """What the third and the fourth stage of a ResNet give.
+
+    Parameters
+    ----------
+    model : ResNet, ours or torchvision's; xb : (n, 3, s, s) float, preprocessed
+
+    Returns
+    -------
+    two float tensors, (n, c, h, w) and (n, c', h / 2, w / 2)
+    """
+    z = model.maxpool(model.relu(model.bn1(model.conv1(xb))))
+    third = model.layer3(model.layer2(model.layer1(z)))
+    return third, model.layer4(third)
+
+class Imitator(nn.Module):
+    "A student and the 1x1 convolutions that translate its maps into the teacher's channels; pictures to two maps."
+    def __init__(self, student, channels):
+        super().__init__()
+        self.student = student
+        widths = [stage[-1].conv2.out_channels for stage in (student.layer3, student.layer4)]
+        self.translate = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in zip(widths, channels))
+
+    def forward(self, pixel_values): return [w(m) for w, m in zip(self.translate, stage_maps(self.student, pixel_values))]
+
+# %% ../../nbs/23_picture_pretraining.ipynb #1ab8e867
+def missed(guess, target):
+    "The three terms of eq. (4) for two pairs of maps (n, c, h, w), the target's standardised."
+    pooled = [m.float().mean((2, 3)) for m in (guess[1], target[1])]
+    spread = (pooled[1] - pooled[1].mean(0)).square().mean()
+    return [F.mse_loss(g.float(), t) for g, t in zip(guess, target)] + [F.mse_loss(*pooled) / spread]
+
+def imitation_loss(guess, target):
+    """Share of the teacher's spread that is missed, summed over third stage, fourth stage and the fourth's mean over places.
+
+    Parameters
+    ----------
+    guess, target : two float tensors each, (n, c, h, w) and (n, c', h', w'); the target's channels have mean 0 and spread 1, n >= 2
+
+    Returns
+    -------
+    tensor of one number, 0 for a copy, 3 for the mean of every channel
+
+    Raises
+    ------
+    InputError for shapes that differ, such as those of a picture of another size.
+
+    Source: eq. (4); after Romero et al. (2015), FitNets.
+    """
+    shapes = [[tuple(m.shape) for m in maps] for maps in (guess, target)]
+    if shapes[0] != shapes[1]: raise InputError(f"maps of student {shapes[0]} and teacher {shapes[1]} differ: both must have the same places, so choose the sizes of their pictures to fit")
+    return sum(missed(guess, target))
+
+# %% ../../nbs/23_picture_pretraining.ipynb #450b0ec0
+def channel_scales(maps, few=4096):
+    "Mean and standard deviation (c, 1, 1) of each channel of maps (n, c, h, w), from the first `few` pictures; a channel that is constant gets 1."
+    part = torch.from_numpy(np.array(maps[:few], np.float32))
+    spread = part.std((0, 2, 3), correction=0)
+    return part.mean((0, 2, 3))[:, None, None], torch.where(spread > 0, spread, 1.)[:, None, None]
+
+def imitation_task(third, fourth):
+    """Say what a teacher sees; the labels of `pretrain` are the pictures' row numbers in the teacher's maps.
+
+    Parameters
+    ----------
+    third, fourth : (n, c, h, w) and (n, c', h', w') arrays of floats, such as memory maps in half precision
+    """
+    maps, scales = (third, fourth), [channel_scales(m) for m in (third, fourth)]
+    def make(xb, rows, g):
+        mirrored = (torch.rand(len(xb), generator=g) < .5)[:, None, None, None]
+        flipped = lambda m: torch.where(mirrored, m.flip(3), m)
+        targets = [flipped((torch.from_numpy(m[rows.numpy()]).float() - mean) / spread) for m, (mean, spread) in zip(maps, scales)]
+        return random_crop(flipped(xb), xb.shape[-1] // 16, g), targets      # a shift by less than a place of the map
+    return Task("imitation", (third.shape[1], fourth.shape[1]), make, imitation_loss)
+
 # %% ../../nbs/23_picture_pretraining.ipynb #c031
 PIXELS = (.5,) * 3, (.25,) * 3      # mean and standard deviation that "scratch" assumes
 
 def student(task, seed):
-    "A ResNet-18 of width 16 from random weights; a contrastive task gets a small network for a head, which is thrown away later."
-    model, preprocessing = load_image_base("scratch", task.n_out, seed=seed)
-    if task.name == "contrastive":
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            model.fc = nn.Sequential(nn.Linear(model.fc.in_features, 128), nn.ReLU(), nn.Linear(128, task.n_out))
+    "A ResNet-18 of width 16 from random weights, with what a task needs on top and throws away later: a small network to contrast, translations to imitate."
+    imitates = task.name == "imitation"
+    model, preprocessing = load_image_base("scratch", 2 if imitates else task.n_out, seed=seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if task.name == "contrastive": model.fc = nn.Sequential(nn.Linear(model.fc.in_features, 128), nn.ReLU(), nn.Linear(128, task.n_out))
+        if imitates: model = Imitator(model, task.n_out)
     return model.to(memory_format=torch.channels_last), preprocessing
 
 # %% ../../nbs/23_picture_pretraining.ipynb #c032
-def pretrain(pictures, task, labels=None, epochs=1, batch_size=128, lr=4e-3, seed=0, precision="float32", callbacks=()):
+def pretrain(pictures, task, labels=None, epochs=1, batch_size=128, lr=4e-3, seed=0, precision="float32", callbacks=(), resume=None):
     """Train a small ResNet from random weights on a task.
 
     Parameters
     ----------
     pictures : (n, s, s, 3) or (n, s, s) uint8, square
     task : Task
-    labels : (n,) whole numbers from 0, for `label_task`; other tasks look at none
+    labels : (n,) whole numbers from 0, for `label_task` and `imitation_task`; other tasks look at none
     epochs, batch_size : int >= 1; pictures a step, of which a contrastive task makes two views each
     lr : float, at the top of the warm-up; then a cosine to zero
     seed : int >= 0
     precision : "float32" or "bfloat16"
-    callbacks : as `Trainer` takes them
+    callbacks, resume : as `Trainer` takes them
 
     Returns
     -------
-    model : ResNet whose `fc` gives what the task asks for, in eval mode
+    model : ResNet whose `fc` gives what the task asks for, in eval mode; an `Imitator` around one for `imitation_task`
     history : list of dict, one an epoch
 
     Raises
@@ -168,7 +245,7 @@ def pretrain(pictures, task, labels=None, epochs=1, batch_size=128, lr=4e-3, see
     """
     x = torch.from_numpy(as_batch(pictures)).permute(0, 3, 1, 2)
     if x.shape[2] != x.shape[3]: raise InputError(f"pictures of {x.shape[3]} x {x.shape[2]} pixels: must be square")
-    if task.name == "labels" and labels is None: raise InputError("labels=None: the task is to name them, give one a picture")
+    if task.name in ("labels", "imitation") and labels is None: raise InputError("labels=None: the task is to name them, give one a picture (or its row in the teacher's maps)")
     if batch_size < 2 or len(x) % batch_size == 1: raise InputError(f"batch_size={batch_size} leaves a batch of one of {len(x)} pictures: BatchNorm and pairs need two")
     if precision not in ("float32", "bfloat16"): raise InputError(f"precision={precision!r}: must be 'float32' or 'bfloat16'")
     y = torch.zeros(len(x), dtype=torch.int64) if labels is None else torch.as_tensor(np.asarray(labels), dtype=torch.int64)
@@ -180,7 +257,7 @@ def pretrain(pictures, task, labels=None, epochs=1, batch_size=128, lr=4e-3, see
     trainer = Trainer(model, torch.optim.AdamW(param_groups(model, lr, weight_decay=.05)), task.loss,
                       make_schedule("cosine", len(batches(0)) * epochs, .1), callbacks=callbacks, seed=seed, clip_norm=1.)
     with torch.autocast("cpu", torch.bfloat16, cache_enabled=False) if precision == "bfloat16" else nullcontext():
-        trainer.fit(batches, fetch, epochs)
+        trainer.fit(batches, fetch, epochs, resume=resume)
     return model.eval(), trainer.history_
 
 # %% ../../nbs/23_picture_pretraining.ipynb #c033
@@ -189,12 +266,13 @@ def save_body(folder, model, seed=0):
 
     Parameters
     ----------
-    folder : path; model : ResNet, changed: it gets a fresh head of two outputs
+    folder : path; model : ResNet, or `Imitator` around one, changed: it gets a fresh head of two outputs
 
     Returns
     -------
     Path
     """
+    if isinstance(model, Imitator): model = model.student
     fresh, preprocessing = load_image_base("scratch", 2, seed=seed)
     model.fc, model.config = fresh.fc, fresh.config
     return save_image_model(folder, model.to(memory_format=torch.contiguous_format), preprocessing)
