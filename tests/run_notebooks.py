@@ -22,7 +22,9 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 LEFT_OUT = {"reports": "templates, run as reports by the tests of the report"}
-IMPORT_ONCE = ("nbdev.test", "numpy", "pandas", "torch")  # in the process the others are forked from
+# In the process the others are forked from; transformers and torch import the long ones only at their first use, in nearly every lesson.
+IMPORT_ONCE = ("nbdev.test", "numpy", "pandas", "matplotlib.pyplot", "sklearn.linear_model", "torch", "torch._dynamo", "torchvision",
+               "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert")
 
 
 def notebooks(nbs):
