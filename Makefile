@@ -30,10 +30,11 @@ setup: ## build .venv from requirements.lock if it is missing, stale or half bui
 report: setup ## run the text fine-tuning report; the last line is the path of one HTML file
 	@.venv/bin/finetune-book report finetune_text $(ARGS)
 
+# --no-loadscope-reorder: the files come in the order of tests/conftest.py, not by how many tests they hold.
 test: setup ## the library agrees with the notebooks, every notebook runs, every test passes
 	@$(PY) tests/sync_gate.py
 	@$(ONE_THREAD) $(PY) tests/run_notebooks.py --jobs $(JOBS)
-	@$(ONE_THREAD) $(PY) -m pytest -rs -n $(JOBS) --dist loadfile tests $(ARGS)
+	@$(ONE_THREAD) $(PY) -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder tests $(ARGS)
 
 lab: setup ## read and run the lessons in JupyterLab
 	@.venv/bin/jupyter lab --notebook-dir=nbs $(ARGS)
