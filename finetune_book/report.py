@@ -6,17 +6,18 @@
 __all__ = ['TYPES', 'KINDS', 'RANGE', 'CHOICES', 'MARKER', 'PACKAGES', 'MIME', 'LIGHT', 'DARK', 'TEXT', 'OUTPUT', 'CODE', 'MATHS',
            'TOGGLE', 'ANSI', 'CONTROL', 'ACTIVE', 'TAG', 'FETCH', 'CELLS', 'FORMS', 'RUN', 'STATE', 'shown',
            'Parameter', 'allowed', 'of_kind', 'in_range', 'check_value', 'read_value', 'comments_of', 'type_of',
-           'limits_of', 'assignment', 'declared_in', 'templates', 'find_template', 'read_template', 'parameters_of',
-           'check_values', 'parse_values', 'parameter_table', 'assigned_names', 'parameter_cells', 'one_line',
-           'require', 'plain', 'fingerprint', 'versions', 'gpus', 'machine', 'run_table', 'record', 'style_sheet',
-           'mathjax', 'quiet_text', 'inert_html', 'policy', 'form_of', 'has_maths', 'title_of', 'cells_html',
-           'html_page', 'render_html', 'ReportError', 'CellFailed', 'KernelDied', 'TimedOut', 'NotPublished',
-           'Interrupted', 'publish', 'own_kernel', 'kernel_environment', 'processes_of', 'end_processes', 'Watch',
-           'headings', 'time_left', 'places', 'earlier_seconds', 'Forecasts', 'Progress', 'execute', 'stoppable',
-           'cell_error', 'quiet_line', 'run_cells', 'prepare_folder', 'sweep_up', 'exclusive', 'hash_library',
-           'hash_template', 'files_below', 'hash_source', 'source_of', 'inputs_of', 'ingredients', 'state_of',
-           'forget_state', 'holds_files', 'state_dir', 'collect', 'make_record', 'injected', 'tidy', 'failure_notice',
-           'publish_failure', 'Result', 'json_text', 'signed', 'publish_report', 'run_and_publish', 'run_report']
+           'limits_of', 'assignment', 'declared_in', 'templates', 'find_template', 'out_of_sight', 'read_template',
+           'parameters_of', 'check_values', 'parse_values', 'parameter_table', 'assigned_names', 'parameter_cells',
+           'one_line', 'require', 'plain', 'fingerprint', 'versions', 'gpus', 'machine', 'run_table', 'record',
+           'style_sheet', 'mathjax', 'quiet_text', 'inert_html', 'policy', 'form_of', 'has_maths', 'title_of',
+           'cells_html', 'html_page', 'render_html', 'ReportError', 'CellFailed', 'KernelDied', 'TimedOut',
+           'NotPublished', 'Interrupted', 'publish', 'own_kernel', 'kernel_environment', 'processes_of',
+           'end_processes', 'Watch', 'headings', 'time_left', 'places', 'earlier_seconds', 'Forecasts', 'Progress',
+           'execute', 'stoppable', 'cell_error', 'quiet_line', 'run_cells', 'prepare_folder', 'sweep_up', 'exclusive',
+           'hash_library', 'hash_template', 'files_below', 'hash_source', 'source_of', 'inputs_of', 'ingredients',
+           'state_of', 'forget_state', 'holds_files', 'state_dir', 'collect', 'make_record', 'injected', 'tidy',
+           'failure_notice', 'publish_failure', 'Result', 'json_text', 'signed', 'publish_report', 'run_and_publish',
+           'run_report']
 
 # %% ../nbs/50_report.ipynb #c002
 import ast
@@ -217,10 +218,20 @@ def find_template(template):
     names = ", ".join(known) or "none"
     raise InputError(f"no report is called {str(template)!r}; there are: {names}.{did_you_mean(template, known)} Your own: give the path of an .ipynb")
 
+# %% ../nbs/50_report.ipynb #c045b
+@contextmanager
+def out_of_sight(package):
+    "Inside, importing `package` fails as if it were not installed; one that was imported before stays."
+    hidden = package not in sys.modules
+    if hidden: sys.modules[package] = None
+    try: yield
+    finally:
+        if hidden: del sys.modules[package]
+
 # %% ../nbs/50_report.ipynb #c046
 def read_template(path):
     "The notebook at `path`, validated; InputError if it is not one."
-    import nbformat
+    with out_of_sight("rfc3987_syntax"): import nbformat
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # notebooks of older formats lack cell ids; nbformat adds them

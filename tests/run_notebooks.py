@@ -22,7 +22,9 @@ from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
 LEFT_OUT = {"reports": "templates, run as reports by the tests of the report"}
-IMPORT_ONCE = ("nbdev.test", "numpy", "pandas", "torch")  # in the process the others are forked from
+# In the process the others are forked from; torch and transformers import the long ones only at their first use, in nearly every lesson.
+IMPORT_ONCE = ("nbdev.test", "numpy", "pandas", "matplotlib.pyplot", "sklearn.linear_model", "torch", "torch._dynamo", "torchvision",
+               "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert")
 
 
 def notebooks(nbs):
@@ -98,6 +100,12 @@ def run_all(paths, jobs=2, timeout=900., report=print):
     return done
 
 
+def import_once(paths):
+    "What the notebooks share; without the book's library in them, the runner's own part is enough."
+    whole = any("finetune_book" in path.read_text(encoding="utf-8") for path in paths)
+    for module in IMPORT_ONCE if whole else IMPORT_ONCE[:1]: __import__(module)
+
+
 def start(path, context, running):
     mine, theirs = context.Pipe(duplex=False)
     process = context.Process(target=run_here, args=(path, theirs))
@@ -134,7 +142,7 @@ def main(argv=None):
     if args.names: paths = [p for p in paths if p.stem in args.names]
     if not paths: print("notebooks: none found"); return 1
     os.chdir(REPO)
-    for module in IMPORT_ONCE: __import__(module)
+    import_once(paths)
     start = time.monotonic()
     done = run_all(paths, args.jobs, args.timeout, report=lambda line: print(line, flush=True))
     failed = {p: why for p, (_, _, why) in done.items() if why}

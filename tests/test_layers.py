@@ -6,7 +6,6 @@ import re
 import subprocess
 import sys
 from bisect import bisect_right
-from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate
 from pathlib import Path
 
@@ -208,22 +207,48 @@ def test_what_one_cell_imports_another_is_judged_by(tmp_path):
 
 # --- importing, in fresh interpreters ------------------------------------------------------------------------------
 
-def fresh(code):
+def fresh(code, *args):
     "Run code in a fresh interpreter in the repository; its standard output."
     env = {**os.environ, "PYTHONPATH": str(REPO), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=REPO, env=env, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, f"{code}\n{done.stderr[-2000:]}"
+    done = subprocess.run([sys.executable, "-c", code, *args], cwd=REPO, env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, f"{args or code}\n{done.stderr[-2000:]}"
     return done.stdout
 
 
+# Importing torch takes seconds, forking a process that has it none; of the library no process has anything before its one module.
+ALONE = """
+import importlib, json, os, sys, traceback
+libraries, *modules = sys.argv[1:]
+for name in libraries.split(): importlib.import_module(name)
+assert not {m for m in sys.modules if m.startswith("finetune_book")}
+for module in modules:
+    if os.fork() == 0:
+        code = 1
+        try:
+            importlib.import_module("finetune_book." + module)
+            print(json.dumps([module, sorted({"torch", "transformers"} & set(sys.modules))]), flush=True)
+            code = 0
+        except BaseException: traceback.print_exc()
+        finally: os._exit(code)
+    if os.wait()[1]: sys.exit(f"finetune_book.{module} cannot be imported alone")
+"""
+
+
+def imported_alone(modules, libraries):
+    "What of torch and transformers is there once a module was imported, by module, each in a process that has only `libraries`."
+    return dict(json.loads(line) for line in fresh(ALONE, libraries, *modules).splitlines())
+
+
 def test_every_module_imports_alone():
-    heavy = "import sys, finetune_book.{m}; print(sorted({{'torch', 'transformers'}} & set(sys.modules)))"
-    with ThreadPoolExecutor(2) as pool: loaded = dict(zip(MODULES, pool.map(lambda m: ast.literal_eval(fresh(heavy.format(m=m))), MODULES)))
-    assert {m: got for m, got in loaded.items() if m in FREE_OF_TORCH and got} == {}
+    light, rest = sorted(FREE_OF_TORCH & set(MODULES)), sorted(set(MODULES) - FREE_OF_TORCH)
+    assert imported_alone(light, "numpy pandas") == {m: [] for m in light}
+    assert set(imported_alone(rest, "numpy pandas torch sklearn.base")) == set(rest)
 
 
 def test_a_module_that_cannot_be_imported_is_seen():
     with pytest.raises(AssertionError, match="No module named"): fresh("import finetune_book.no_such_module")
+    with pytest.raises(AssertionError, match="No module named"): imported_alone(["figures", "no_such_module", "data"], "numpy pandas")
+    assert imported_alone(["trainer"], "numpy pandas") == {"trainer": ["torch"]}
 
 
 def test_importing_the_package_is_light():
