@@ -7,14 +7,12 @@ __all__ = ['check_texts', 'encode', 'warn_if_unread', 'TextTuner', 'TextClassifi
 
 # %% ../../nbs/24_text_pipeline.ipynb #c002
 import warnings
-from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..data import InputError
-from ..estimator import Classifying, Persistent, Regressing, check_whole
-from ..heads import head_of, load_text_base, pooled_features, quiet
+from ..estimator import Classifying, Persistent, Regressing
+from ..heads import load_text_base, pooled_features, quiet
 from .tokens import length_buckets, pad_batch, token_report
 
 # %% ../../nbs/24_text_pipeline.ipynb #c009
