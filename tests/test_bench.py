@@ -14,7 +14,7 @@ from _timing import compare  # noqa: E402
 
 def bench(folder):
     shutil.copyfile(REPO / "Makefile", folder / "Makefile")
-    done = subprocess.run(["make", "-o", "setup", "bench", f"PY={sys.executable}"], cwd=folder, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(["make", "--no-print-directory", "-o", "setup", "bench", f"PY={sys.executable}"], cwd=folder, capture_output=True, text=True, timeout=60)
     return done.returncode, done.stdout
 
 

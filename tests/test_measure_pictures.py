@@ -58,5 +58,5 @@ def test_stored_results_are_whole(repo, script):
         rows = pd.read_csv(folder / name)
         assert list(rows) == script.COLUMNS and set(rows.modality) == {"image"} and not rows.duplicated(script.COLUMNS[:7]).any()
         assert rows.value.between(0, 1).all() and ((rows.value * rows.n_test - (rows.value * rows.n_test).round()).abs() < .2).all()
-        assert not ((rows.base == "book-resnet") & (rows.set == "cifar10")).any()
+        assert not ((rows.base == "labels") & (rows.set == "cifar10")).any()
     assert set(pd.read_csv(folder / "choices_image.csv").seed).isdisjoint(pd.read_csv(folder / "results_image.csv").seed)
