@@ -86,6 +86,7 @@ def test_the_report_refuses_the_table(case, tmp_path, capsys):
 def test_the_report_refuses_duplicate_rows_across_splits(tmp_path, capsys):
     source = splits(tmp_path, GOOD, [GOOD[0], ("an unseen and rather different sentence", "no")])
     refused(capsys, ["report", "finetune_text", "-q", "-p", f"data={source}", "--out", str(tmp_path / "out")], ["leak", "allow_leakage=true", GOOD[0][0]])
+    assert not (tmp_path / "out" / "finetune_text.html").exists()
 
 
 @pytest.mark.parametrize("name, value", SETTINGS)
@@ -108,6 +109,7 @@ def test_an_unknown_base_is_refused_in_under_a_second(tmp_path, capsys, monkeypa
 def test_a_base_folder_that_cannot_be_used(files, says, tmp_path, capsys):
     base = base_folder(tmp_path, **files)
     refused(capsys, ["train", "-q", "--data", csv(tmp_path, GOOD), "--base", base, "--out", str(tmp_path / "model")], says)
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_folder_that_cannot_be_written(tmp_path, capsys):

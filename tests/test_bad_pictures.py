@@ -176,6 +176,7 @@ def test_a_table_that_leads_elsewhere(folder, tiny_picture_base, capsys, tmp_pat
         rows = [("dark/1.png", "dark"), ("dark/2.png", "dark"), ("lit/1.png", "lit"), ("lit/2.png", "lit"), (odd, "lit")]
         pd.DataFrame(rows, columns=["path", "label"]).to_csv(folder / "table.csv", index=False)
         refused(capsys, command(folder / "table.csv", tiny_picture_base), [says])
+        assert not (folder.parent / "model").exists()
 
 
 @contextmanager
