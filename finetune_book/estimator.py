@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['SETTINGS', 'MARGIN', 'NOTHING', 'check_whole', 'check_real', 'check_settings', 'class_weights', 'fold_scale',
-           'fingerprint', 'pick_device', 'Meter', 'callbacks_for', 'make_trainer', 'begun', 'staging_folder', 'swap',
-           'save_all', 'read_settings', 'model_card', 'Settings', 'logits_of', 'mass_of', 'forward_all', 'Probe',
-           'bytes_of', 'Budgeted', 'work_of', 'Trying', 'Probing', 'Forecasting', 'TwoWays', 'FineTuner', 'Scoring',
-           'Persistent', 'Classifying', 'Regressing']
+           'fingerprint', 'pick_device', 'repeatable', 'Meter', 'callbacks_for', 'make_trainer', 'begun',
+           'staging_folder', 'swap', 'save_all', 'read_settings', 'model_card', 'Settings', 'logits_of', 'mass_of',
+           'forward_all', 'Probe', 'bytes_of', 'Budgeted', 'work_of', 'Trying', 'Probing', 'Forecasting', 'TwoWays',
+           'FineTuner', 'Scoring', 'Persistent', 'Classifying', 'Regressing']
 
 # %% ../nbs/22_estimator.ipynb #c002
 import hashlib, json, os, shutil, tempfile, time
@@ -114,9 +114,14 @@ def pick_device(device):
     """
     if device == "auto": device = "cuda" if torch.cuda.is_available() else "cpu"
     try: torch.zeros(1, device=device)
-    except (RuntimeError, AssertionError, TypeError, NotImplementedError):
-        raise InputError(f"device={device!r}: torch cannot use it on this machine; try 'auto' or 'cpu'") from None
+    except (RuntimeError, AssertionError, TypeError, NotImplementedError) as e:      # no such device, no driver, no memory left on it: torch knows which
+        raise InputError(f"device={device!r}: torch cannot use it now ({shorten(e, 100)}); try 'auto' or 'cpu'") from None
     return torch.device(device)
+
+def repeatable(device):
+    "While it holds, a GPU adds up its convolutions in one order and in full single precision: the same run, the same bits. Elsewhere it does nothing."
+    if torch.device(device).type != "cuda": return nullcontext()
+    return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
 # %% ../nbs/22_estimator.ipynb #c016
 class Meter(Callback):
@@ -485,7 +490,7 @@ class TwoWays(Forecasting):
     "The two ways through training, and running a model over rows."
     def _inspect(self, model, X): "Look at the training examples before the work begins; a place for warnings."
     def _choose(self, model): return set_trainable(model, self.tune)
-    def _numerics(self, device): return nullcontext()          # pictures may ask for another precision
+    def _numerics(self, device): return repeatable(device)     # pictures may ask for another precision
 
     def _fetch(self, rows, target, idx):
         "A training batch; pictures change theirs on the way."

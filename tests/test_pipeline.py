@@ -12,9 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from finetune_book import TextClassifier, TextRegressor
 from finetune_book.data import InputError
+from finetune_book.estimator import pick_device
 from finetune_book.freeze import weights_hash
 
 POSITIVE = ["good clean room", "very good", "clean", "the room good", "clean and good", "very clean room"]
@@ -111,6 +113,12 @@ def test_bad_settings_are_refused_in_one_line(small, name, value):
         TextClassifier(**{**small, name: value}).fit(TEXTS, LABELS)
     assert "\n" not in str(caught.value)
     assert name in str(caught.value) or str(value) in str(caught.value)
+
+
+def test_a_full_gpu_is_not_called_a_missing_one(small, monkeypatch):
+    def full(*a, **k): raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 MiB.\nGPU 0 has a total capacity of 8 GiB")
+    monkeypatch.setattr(torch, "zeros", full)
+    with pytest.raises(InputError, match="^device='cuda': .*CUDA out of memory.*'cpu'$"): pick_device("cuda")
 
 
 BAD_TEXTS = [("one string", ["a"], "one string"), ([], [], "no texts"), (["a", None], ["x", "y"], "text 1 is None"),

@@ -88,12 +88,21 @@ def test_bfloat16_learns_from_step_to_step(fast):
     assert everything(low.model_) != everything(full.model_)              # or it would not have been used
 
 
+@pytest.mark.parametrize("precision, known, warned", [("bfloat16", False, True), ("bfloat16", True, False), ("float32", False, False)])
+def test_a_machine_that_imitates_bfloat16_says_so(fast, monkeypatch, precision, known, warned):
+    monkeypatch.setattr("finetune_book.vision.pipeline.knows_bfloat16", lambda device: known)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        ImageClassifier(**dict(fast, epochs=1, precision=precision)).fit(X, Y)
+    assert any("use 'float32'" in str(w.message) for w in said) == warned
+
+
 def test_gradual_opens_the_network_from_the_top(fast, start):
     seen = {}
 
     class Watch(Callback):
         def on_epoch_end(self, trainer):
-            seen[trainer.epoch] = {n.split(".")[0] for n, p in trainer.model.named_parameters() if not torch.equal(p, dict(start.named_parameters())[n])}
+            seen[trainer.epoch] = {n.split(".")[0] for n, p in trainer.model.named_parameters() if not torch.equal(p.cpu(), dict(start.named_parameters())[n])}
     ImageClassifier(**{**fast, "epochs": 3}, tune="gradual", callbacks=[Watch()]).fit(X, Y)
     assert [sorted(seen[e]) for e in (1, 2, 3)] == [["fc"], ["fc", "layer4"], ["fc", "layer3", "layer4"]]
 
@@ -273,7 +282,7 @@ def test_a_state_dict_is_a_base_and_its_head_is_said_to_be_fresh(fast, tmp_path,
     with pytest.warns(UserWarning, match="is for 5 classes"):
         clf = ImageClassifier(**{**fast, "base": path, "size": 16, "epochs": 1}, tune="head").fit(X, Y)
     held = ResNet(BasicBlock, (1, 1, 1, 1), 5, width=8, stem="224", seed=3).state_dict()
-    assert all(torch.equal(t, held[k]) for k, t in clf.model_.state_dict().items() if not k.startswith("fc.")) and clf.predict(X).shape == (24,)
+    assert all(torch.equal(t.cpu(), held[k]) for k, t in clf.model_.state_dict().items() if not k.startswith("fc.")) and clf.predict(X).shape == (24,)
 
 
 def test_a_saved_model_is_a_base(fast, fitted, tmp_path):
@@ -296,7 +305,7 @@ def test_a_base_that_is_not_there_is_one_line(fast, base, monkeypatch):
 
 def changed(model, start):
     "Names of the tensors, weights and statistics, that are no longer what they were."
-    return {n for n, t in model.state_dict().items() if t.is_floating_point() and not torch.equal(t, start.state_dict()[n])}
+    return {n for n, t in model.state_dict().items() if t.is_floating_point() and not torch.equal(t.cpu(), start.state_dict()[n])}
 
 
 def test_head_moves_the_head_and_nothing_else(fast, start):
