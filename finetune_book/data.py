@@ -17,14 +17,21 @@ import json
 import re
 import zlib
 from difflib import get_close_matches
-from importlib import resources
+from importlib import import_module, resources
 from io import StringIO
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 
 import finetune_book
+
+# %% ../nbs/03_data.ipynb #c002a
+class Later:
+    "A package that is imported when it is first asked for something. Every module begins with this one, and not all of them read tables."
+    def __init__(self, name): self.name = name
+    def __getattr__(self, attribute): return getattr(import_module(self.name), attribute)
+
+pd = Later("pandas")
 
 # %% ../nbs/03_data.ipynb #c007
 class InputError(ValueError):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_LETTERS', 'SPECIAL', 'basic_tokens', 'longest_match', 'read_vocab', 'WordPiece', 'pad_batch', 'padding_fraction',
-           'length_buckets', 'token_report']
+           'length_buckets', 'check_texts', 'token_report']
 
 # %% ../../nbs/10_tokens.ipynb #c002
 import functools
@@ -236,6 +236,27 @@ def length_buckets(lengths, batch_size, seed=0, epoch=0, shuffle=True, pool=50):
     pools = cut(rng.permutation(len(lengths)), int(batch_size) * int(pool))
     batches = cut(np.concatenate([p[np.argsort(lengths[p], kind="stable")] for p in pools]), int(batch_size))
     return [batches[i] for i in rng.permutation(len(batches))]
+
+# %% ../../nbs/10_tokens.ipynb #c056b
+def check_texts(texts):
+    """The texts as a list of str.
+
+    Parameters
+    ----------
+    texts : sequence of n str (list, tuple, 1-D array, pandas Series)
+
+    Raises
+    ------
+    InputError if it is a single string, has more than one dimension, is empty, or a row is no text or blank.
+    """
+    if isinstance(texts, (str, bytes)): raise InputError("texts is one string: put it in a list, [text]")
+    if getattr(texts, "ndim", 1) != 1: raise InputError(f"texts has shape {texts.shape}: give one column of text, shape (n,)")
+    texts = list(texts)
+    if not texts: raise InputError("no texts: at least one is needed")
+    for i, text in enumerate(texts):
+        if not isinstance(text, str): raise InputError(f"text {i} is {text!r} of type {type(text).__name__}: every text must be a str")
+        if not text.strip(): raise InputError(f"text {i} is empty: drop the row or fill it")
+    return texts
 
 # %% ../../nbs/10_tokens.ipynb #c058
 def _all_ids(tokenizer, texts):
