@@ -473,7 +473,7 @@ def class_of(folder):
     if not folder.is_dir(): raise InputError(f"{folder}: there is no such folder; give one that `finetune-book train` wrote")
     try: name = json.loads((folder / SETTINGS).read_text(encoding="utf-8")).get("estimator")
     except (OSError, ValueError, AttributeError): name = None
-    return name if name in finetune_book.__all__ else "TextClassifier"
+    return name if name in ("TextRegressor", "ImageClassifier") else "TextClassifier"
 
 FEW = 64        # texts; of more, the full model reads faster than the quick one and makes up for its start
 

@@ -420,6 +420,7 @@ def check_model_type(folder):
     config = read_json(Path(folder) / "config.json")
     kind = config.get("model_type")
     if kind in CONFIG_MAPPING: return kind
+    if kind is None: raise InputError(f"{folder}: its config.json names no model_type; copy the base again")
     if config.get("auto_map"): raise InputError(f"{folder}: model type {kind!r} would need code of its own (auto_map in config.json); the book never runs code that comes with a model")
     raise InputError(f"{folder}: transformers does not know the model type {kind!r}.{did_you_mean(kind, CONFIG_MAPPING)}")
 
@@ -443,7 +444,7 @@ def check_labels(n_out, task, labels):
     if task == "regression" and n_out != 1: raise InputError(f"n_out={n_out}: a regression head gives 1 number")
     if labels is None: return None
     labels = [str(label) for label in labels]
-    if len(labels) != n_out or len(set(labels)) != n_out: raise InputError(f"labels: {len(labels)} names, {len(set(labels))} of them different, for n_out={n_out}")
+    if len(labels) != n_out or len(set(labels)) != n_out: raise InputError(f"labels={listed(labels)}: {len(set(labels))} different names, and n_out={n_out}; give each class its own name, once")
     return labels
 
 # %% ../nbs/15_heads.ipynb #c070

@@ -2,6 +2,7 @@
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,6 +184,16 @@ def test_predict_into_a_closed_pipe_is_no_error(saved):
     line = f"{sys.executable} -c 'import sys; from finetune_book.cli import main; sys.exit(main())' predict -m {saved} good bad | true"
     done = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, cwd=REPO, timeout=60)
     assert done.returncode == 0 and done.stderr == ""
+
+
+@pytest.mark.parametrize("estimator", ["__version__", "SVC", None, ["TextClassifier"]])
+def test_predict_with_a_model_of_nobody(saved, tmp_path, capsys, estimator):
+    shutil.copytree(saved, tmp_path / "m")
+    told = json.loads((tmp_path / "m/finetune_book.json").read_text())
+    (tmp_path / "m/finetune_book.json").write_text(json.dumps(told | {"estimator": estimator}))
+    assert main(["predict", "-m", str(tmp_path / "m"), "good"]) == 2
+    out, err = capsys.readouterr()
+    assert not out and len(err.strip().splitlines()) == 1 and "not TextClassifier" in err
 
 
 def test_predict_with_nothing_to_read(saved):

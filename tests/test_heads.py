@@ -95,7 +95,8 @@ def test_a_fresh_process_refuses_without_loading_transformers(tmp_path):
 def test_near_misses_are_named(no_network):
     said, _ = refusal("book-bret")
     assert "Did you mean 'book-bert'?" in said
-    for bad in ("./nowhere", "/nowhere/at/all", Path("nowhere"), "", "  ", None, 3, "a b/c?d", "x" * 500): refusal(bad)
+    for bad in ("./nowhere", "/nowhere/at/all", Path("nowhere"), "a b/c?d", "x" * 500): assert "no such folder" in refusal(bad)[0]
+    for bad in ("", "  ", None, 3): assert refusal(bad)[0] == f"base={bad!r}: must be a carried name, a folder or a Hugging Face id"
 
 
 # --- a folder that is no base --------------------------------------------------------------------------------------
@@ -154,13 +155,13 @@ def test_broken_weights(base, content):
 def test_half_written_weights(base):
     whole = (base / "model.safetensors").read_bytes()
     (base / "model.safetensors").write_bytes(whole[:len(whole) // 2])
-    refusal(base)
+    assert "cannot be opened" in refusal(base)[0]
 
 
-@pytest.mark.parametrize("content", ["", "{", "[]", "{}"])
-def test_broken_config(base, content):
+@pytest.mark.parametrize("content, says", [("", "not readable as JSON"), ("{", "not readable as JSON"), ("[]", "holds a JSON list"), ("{}", "names no model_type")])
+def test_broken_config(base, content, says):
     (base / "config.json").write_text(content)
-    refusal(base)
+    assert "config.json" in refusal(base)[0] and says in refusal(base)[0]
 
 
 def test_weights_of_another_model_do_not_start_a_random_body(base):
@@ -278,10 +279,11 @@ def test_regression(tiny_base):
     assert out.logits.shape == (1, 1) and torch.isclose(out.loss, (out.logits[0, 0] - 2)**2)
 
 
-@pytest.mark.parametrize("bad", [dict(n_out=1), dict(n_out=0), dict(n_out=True), dict(n_out=2.), dict(n_out=2, task="regression"), dict(n_out=2, task=None),
-                                 dict(n_out=2, labels=["a"]), dict(n_out=2, labels=["a", "a"]), dict(n_out=2, labels=[1, "1"]), dict(n_out=2, seed=-1),
-                                 dict(n_out=2, seed=1.5), dict(n_out=2, seed=2**63)])
-def test_bad_settings(tiny_base, bad): refusal(tiny_base, **bad)
+@pytest.mark.parametrize("bad, says", [(dict(n_out=1), "n_out=1"), (dict(n_out=0), "n_out=0"), (dict(n_out=True), "n_out=True"), (dict(n_out=2.), "n_out=2.0"),
+                                       (dict(n_out=2, task="regression"), "n_out=2"), (dict(n_out=2, task=None), "task=None"), (dict(n_out=2, labels=["a"]), "labels=a: 1 different"),
+                                       (dict(n_out=2, labels=["a", "a"]), "labels=a, a: 1 different"), (dict(n_out=2, labels=[1, "1"]), "labels=1, 1: 1 different"), (dict(n_out=2, seed=-1), "seed=-1"),
+                                       (dict(n_out=2, seed=1.5), "seed=1.5"), (dict(n_out=2, seed=2**63), f"seed={2**63}")])
+def test_bad_settings(tiny_base, bad, says): assert says in refusal(tiny_base, **bad)[0]
 
 
 def test_saved_classifier_keeps_its_head_for_its_labels_only(tiny_base, tmp_path):

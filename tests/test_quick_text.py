@@ -62,6 +62,26 @@ def test_the_packed_base_is_read_without_a_cache(tmp_path, monkeypatch):
     assert np.abs(packed.predict_proba(["It works."]) - logits.double().softmax(1).numpy()).max() < 1e-5
 
 
+def test_a_text_is_cut_on_the_side_that_the_tokenizer_says(saved, tmp_path):
+    folder = copy(saved, tmp_path / "left")
+    told_to = json.loads((folder / "tokenizer_config.json").read_text())
+    (folder / "tokenizer_config.json").write_text(json.dumps(told_to | {"truncation_side": "left"}))
+    text = ["good clean room " * 10 + "bad loud"]
+    full, quick = TextClassifier.load(folder, device="cpu"), QuickClassifier(folder)
+    assert full.tokenizer_.truncation_side == "left" and np.abs(quick.predict_proba(text) - full.predict_proba(text)).max() < 1e-5
+    assert np.abs(quick.predict_proba(text) - QuickClassifier(saved).predict_proba(text)).max() > 1e-3
+
+
+def test_a_base_with_a_head_of_another_kind(tiny_base, tmp_path):
+    from transformers import BertConfig, BertForPreTraining
+    folder = tmp_path / "pretrained"
+    shutil.copytree(tiny_base, folder)
+    with torch.random.fork_rng(devices=[]): BertForPreTraining(BertConfig.from_pretrained(tiny_base)).save_pretrained(folder)
+    theirs, tokenizer = load_text_base(folder, 2, seed=1)
+    with torch.no_grad(): logits = theirs(**tokenizer(["good"], return_tensors="pt")).logits
+    assert np.abs(QuickClassifier(folder, classes=["a", "b"], seed=1).predict_proba(["good"]) - logits.double().softmax(1).numpy()).max() < 1e-5
+
+
 def test_nothing_heavy_is_loaded(saved):
     code = f"""import sys
 from finetune_book.text.quick import QuickClassifier
@@ -97,6 +117,9 @@ def test_broken_folders(saved, tmp_path, tiny_base):
         (folder / name).write_bytes((folder / name).read_bytes()[:50])
         told(lambda: QuickClassifier(folder), says)
     told(lambda: QuickClassifier(copy(saved, tmp_path / "wide", hidden_size=32)), "its weights are not those of its config")
+    folder = copy(saved, tmp_path / "unsaid")
+    (folder / "finetune_book.json").write_text('{"estimator": "TextClassifier"}')
+    told(lambda: QuickClassifier(folder), "is not whole; save the model again")
 
 
 @pytest.mark.parametrize("told_to, says", [(dict(classes=["a"]), "at least 2"), (dict(classes=["a", "b"], max_length=2), "max_length=2"), (dict(classes=["a", "b"], seed=-1), "seed=-1"),

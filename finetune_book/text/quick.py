@@ -70,8 +70,9 @@ def read_bert(folder):
 
 # %% ../../nbs/28_quick_text.ipynb #c013
 def fill(net, state, folder, seed=None):
-    "Give `net` the weights `state`; a head that is not among them starts from `seed`, or is refused if that is None."
-    state = {name if name.startswith(("bert.", "classifier.")) else "bert." + name: t.float() for name, t in state.items() if not name.endswith("position_ids")}
+    "Give `net` the weights `state`; of a base (`seed` given) the body alone, and the head starts from `seed`."
+    prefix = "" if any(name.startswith("bert.") for name in state) else "bert."         # a bare body has no such names
+    state = {prefix + name: t.float() for name, t in state.items() if not name.endswith("position_ids")}
     if seed is not None:
         start_linear(net.classifier, seed, net.bert.config.initializer_range)
         state = {name: t for name, t in state.items() if name.startswith("bert.")} | {"classifier." + n: t for n, t in net.classifier.state_dict().items()}
@@ -87,7 +88,9 @@ def read_tokenizer(folder, max_length):
     if not path.is_file(): raise InputError(f"{folder}: no tokenizer.json; open it with TextClassifier.load")
     try: tokenizer = Tokenizer.from_file(str(path))
     except Exception as e: raise InputError(f"{path}: cannot be read ({shorten(e, 100)})") from None
-    tokenizer.enable_truncation(max_length); tokenizer.no_padding()
+    beside = path.with_name("tokenizer_config.json")
+    tokenizer.enable_truncation(max_length, direction=read_json(beside).get("truncation_side", "right") if beside.is_file() else "right")
+    tokenizer.no_padding()
     return tokenizer
 
 def read_saved(folder):
@@ -95,7 +98,8 @@ def read_saved(folder):
     if not (Path(folder) / SETTINGS).is_file(): raise InputError(f"{folder}: no {SETTINGS} in it; give a folder that TextClassifier.save wrote")
     settings = read_json(Path(folder) / SETTINGS)
     if settings.get("estimator") != "TextClassifier": raise InputError(f"{folder}: was saved by {shorten(settings.get('estimator'))}, not TextClassifier")
-    return settings["classes"], settings["params"]["max_length"]
+    try: return settings["classes"], int(settings["params"]["max_length"])
+    except (KeyError, TypeError, ValueError): raise InputError(f"{folder}: its {SETTINGS} is not whole; save the model again") from None
 
 # %% ../../nbs/28_quick_text.ipynb #c017
 class QuickClassifier:
