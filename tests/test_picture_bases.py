@@ -201,7 +201,7 @@ def test_a_file_of_another_kind(tmp_path):
     assert ".safetensors, .pth, .pt" in refusal(tmp_path / "w.h5")[0]
 
 
-@pytest.mark.parametrize("bad, says", [(dict(n_out=1), "at least 2"), (dict(labels=["a", "b"]), "2 different names"), (dict(labels=["a", "a", "b"]), "2 of them different"),
+@pytest.mark.parametrize("bad, says", [(dict(n_out=1), "at least 2"), (dict(labels=["a", "b"]), "2 different names"), (dict(labels=["a", "a", "b"]), "labels=a, a, b: 2 different names"),
                                        (dict(seed=-1), "seed=-1"), (dict(size=0), "size=0"), (dict(size=32.), "size=32.0"), (dict(size=True), "size=True"), (dict(size=5000), "2048")])
 def test_bad_settings(bad, says): assert says in refusal("scratch", **bad)[0]
 
