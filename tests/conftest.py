@@ -1,4 +1,5 @@
 """Shared fixtures: the real data that some tests read, when it is there."""
+import importlib.util
 import os
 from pathlib import Path
 
@@ -43,3 +44,13 @@ def tiny_picture_base(tmp_path_factory):
     "Folder of a random ResNet of four blocks for pictures of 8 pixels."
     from tiny import save_tiny_picture_base
     return str(save_tiny_picture_base(tmp_path_factory.mktemp("bases") / "tiny-resnet"))
+
+@pytest.fixture(scope="session")
+def load_script(repo):
+    "A function that imports scripts/NAME.py anew, for a test to look into."
+    def load(name):
+        spec = importlib.util.spec_from_file_location(name, repo / f"scripts/{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        return module
+    return load

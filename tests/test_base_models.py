@@ -1,5 +1,4 @@
 """What the carried bases are worth: the script that measures, the stored table, and the report that reads it."""
-import importlib.util
 import json
 import os
 import re
@@ -19,11 +18,8 @@ HEADER = "modality,set,base,method,labels_per_class,seed,metric,value,n_test,sec
 
 
 @pytest.fixture(scope="module")
-def script():
-    spec = importlib.util.spec_from_file_location("measure_bases", REPO / "scripts" / "measure_bases.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("measure_bases")
 
 
 # --- the script ----------------------------------------------------------------------------------------------------

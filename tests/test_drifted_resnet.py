@@ -1,5 +1,4 @@
 """The measurement of a large ResNet with drifted statistics: it goes on where it was, and what it stored is whole."""
-import importlib.util
 
 import numpy as np
 import pandas as pd
@@ -11,11 +10,8 @@ from finetune_book.vision.bases import batch_norms, load_image_base
 
 
 @pytest.fixture(scope="module")
-def script(repo):
-    spec = importlib.util.spec_from_file_location("measure_drifted_resnet", repo / "scripts/measure_drifted_resnet.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("measure_drifted_resnet")
 
 
 @pytest.fixture

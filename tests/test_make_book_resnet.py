@@ -1,6 +1,5 @@
 """The script that makes book-resnet: the teacher looks once, what is there is not made again, and what is carried fits its card."""
 import argparse
-import importlib.util
 import json
 
 import numpy as np
@@ -14,11 +13,9 @@ from finetune_book.vision.resnet import resnet18
 
 
 @pytest.fixture(scope="module")
-def script(repo):
+def script(load_script):
     "The script, made small: pictures of 8 pixels, enlarged to 32 for the teacher."
-    spec = importlib.util.spec_from_file_location("make_book_resnet", repo / "scripts/make_book_resnet.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module = load_script("make_book_resnet")
     module.SIDE, module.BATCH, module.RECALIBRATED, module.MAPS = 32, 16, 64, {"third.npy": (256, 2, 2), "fourth.npy": (512, 1, 1)}
     return module
 

@@ -1,7 +1,6 @@
 """The measurement of picture bases: it resumes, keeps its splits apart, and what it stored is whole."""
 import csv
 import gzip
-import importlib.util
 
 import numpy as np
 import pandas as pd
@@ -9,11 +8,8 @@ import pytest
 
 
 @pytest.fixture(scope="module")
-def script(repo):
-    spec = importlib.util.spec_from_file_location("measure_pictures", repo / "scripts/measure_pictures.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def script(load_script):
+    return load_script("measure_pictures")
 
 
 def test_a_row_is_measured_once_and_a_killed_run_goes_on(script, tmp_path):
