@@ -559,7 +559,7 @@ def predict(
     table = predictions(opened(model, kind, len(read)), read, name).to_csv(index=False, lineterminator="\n")
     if out: publish({out: table})
     print(out or table, end="\n" if out else "")
-    gc.freeze()             # the end of the program then need not look through torch's half a million objects for garbage
+    gc.freeze()             # the end of the program then need not look through all that torch has made for garbage
 
 # %% ../nbs/52_cli.ipynb #c077
 class Ailment(Exception): "What is wrong, and how to mend it."

@@ -198,7 +198,7 @@ def test_the_peak_comes_as_predicted(tmp_path):
     got = json.loads(done.stdout)
     took = got["measured_peak_mb"] - got["held_mb"]
     print(f"predicted {got['predicted_peak_mb']:.0f} MB, of it {got['needed_mb']:.0f} for training; measured {got['measured_peak_mb']:.0f} and {took:.0f}")
-    assert got["needed_mb"] > 50 and abs(got["predicted_peak_mb"] / got["measured_peak_mb"] - 1) < .1
+    assert got["needed_mb"] > (50 if torch.cuda.is_available() else 100) and abs(got["predicted_peak_mb"] / got["measured_peak_mb"] - 1) < .1
     assert .5 < got["needed_mb"] / took < 1.5, "the tensors explain most of what was added; kernels' scratch and the allocator do the rest"
 
 

@@ -88,6 +88,15 @@ def test_bfloat16_learns_from_step_to_step(fast):
     assert everything(low.model_) != everything(full.model_)              # or it would not have been used
 
 
+def test_on_a_gpu_convolutions_repeat_and_keep_their_digits():
+    "Looked at without a GPU: the switches of cuDNN inside and outside of what fit and predict run in."
+    switches = lambda: (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32)
+    before = switches()
+    with ImageClassifier()._numerics(torch.device("cuda")): assert switches() == (True, False, False)
+    assert switches() == before
+    with ImageClassifier()._numerics(torch.device("cpu")): assert switches() == before
+
+
 @pytest.mark.parametrize("precision, known, warned", [("bfloat16", False, True), ("bfloat16", True, False), ("float32", False, False)])
 def test_a_machine_that_imitates_bfloat16_says_so(fast, monkeypatch, precision, known, warned):
     monkeypatch.setattr("finetune_book.vision.pipeline.knows_bfloat16", lambda device: known)
