@@ -6,9 +6,9 @@
 __all__ = ['HELP', 'app', 'PICTURE_SETS', 'TEXT_OPTIONS', 'PICTURE_OPTIONS', 'FEW', 'CHECKS', 'show_version', 'top', 'loaded',
            'warn', 'complain', 'main', 'explain', 'list_reports', 'seconds', 'tell', 'listener', 'report', 'verify',
            'render', 'sweep', 'gallery', 'check_model_folder', 'table_of', 'holds_pictures', 'given', 'read_parts',
-           'look_over', 'take', 'split_for_training', 'parts_to_train', 'targets', 'judge', 'make_model', 'train',
-           'class_of', 'opened', 'examples_given', 'pictures_in', 'to_read', 'predictions', 'predict', 'Ailment',
-           'check_python', 'check_packages', 'check_kernel', 'check_torch', 'check_memory', 'check_disk',
+           'look_over', 'take', 'split_for_training', 'parts_to_train', 'targets', 'judge', 'usual_rate', 'make_model',
+           'train', 'class_of', 'opened', 'examples_given', 'pictures_in', 'to_read', 'predictions', 'predict',
+           'Ailment', 'check_python', 'check_packages', 'check_kernel', 'check_torch', 'check_memory', 'check_disk',
            'check_carried', 'check_cache', 'check_hub', 'check_page', 'doctor']
 
 # %% ../nbs/52_cli.ipynb #c002
@@ -405,6 +405,11 @@ def judge(model, held, train, numeric):
     return f"accuracy on the rows held back: {bootstrap_interval(accuracy, y, pred)}; always {common!r}: {floor:.3f}"
 
 # %% ../nbs/52_cli.ipynb #c062
+def usual_rate(pictures, base, tune):
+    "The learning rate where none was given; None leaves the estimator its own, which suits large bases."
+    if tune == "head": return 3e-2 if pictures else 1e-2
+    return None if pictures or base not in (None, "book-bert") else 3e-4
+
 def make_model(pictures, chosen):
     "The estimator for this kind of data, with the options that were chosen, its settings checked."
     from finetune_book.estimator import check_settings
@@ -412,6 +417,8 @@ def make_model(pictures, chosen):
     else:
         from finetune_book.text.pipeline import TextClassifier, TextRegressor
         kind, check = TextRegressor if "regression" in chosen else TextClassifier, lambda model: None
+    rate = usual_rate(pictures, chosen.get("base"), chosen["tune"])
+    chosen = ({"lr": rate} if rate else {}) | chosen
     names = kind().get_params().keys() & chosen.keys() - {"skip_bad"}       # bad pictures are out before it sees any
     model = kind(**{name: chosen[name] for name in names}, verbose=int("quiet" not in chosen))
     check_settings(model.get_params(deep=False))
@@ -430,8 +437,8 @@ def train(
     regression: Annotated[bool, typer.Option("--regression", help="Texts: the label is a number to predict.")] = False,
     base: Annotated[str | None, typer.Option(help="Hugging Face id, folder; pictures: torchvision/resnet18, weights file, scratch; else the carried one.")] = None,
     tune: Annotated[str, typer.Option(help="head, full, top-K or gradual.")] = "full",
-    epochs: Annotated[int, typer.Option(help="Passes over the data.")] = 5,
-    lr: Annotated[float | None, typer.Option(help="Learning rate; 5e-5 for texts, 1e-3 for pictures if not given.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the data; if not given 5, or more where the rows are few.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; if not given 3e-4 for texts with the carried base, 5e-5 with another, 1e-3 for pictures.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a step; 16 texts or 32 pictures if not given.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Texts: tokens; longer ones are cut at 128 if not given.")] = None,
     size: Annotated[int | None, typer.Option(help="Pictures: pixels a side; the base's own if not given.")] = None,
@@ -452,12 +459,13 @@ def train(
     finetune-book train --data scans.csv --path file --label finding --group patient
     """
     from finetune_book.data import InputError
-    from finetune_book.trainer import TrainingDiverged
+    from finetune_book.trainer import TrainingDiverged, enough_epochs
     pictures = holds_pictures(data, text, path)
     model = make_model(pictures, given(ctx.params, pictures))
     check_model_folder(out)
     parts = read_parts(data, pictures, path or "path" if pictures else text or "text", label, group, regression)
     rows, held = parts_to_train(parts, pictures, regression, validation, seed, skip_bad)
+    if epochs is None: model.set_params(epochs=enough_epochs(len(rows[0]), model.batch_size, steps=100, least=model.epochs))
     try: model.fit(rows[0], targets(rows[1]), validation=held and (held[0], targets(held[1])))
     except TrainingDiverged as e: raise InputError(f"training diverged: {e}") from None
     model.save(out)

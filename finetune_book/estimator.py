@@ -179,7 +179,7 @@ def make_trainer(est, model, groups, batches, loss_fn, with_validation, device, 
     (Trainer, Meter)
     """
     steps, meter = len(batches(0)) * est.epochs, Meter()
-    trainer = Trainer(model, torch.optim.AdamW(groups, lr=est.lr), meter.seeing(loss_fn), make_schedule(est.schedule, steps, est.warmup_frac),
+    trainer = Trainer(model, torch.optim.AdamW(groups, lr=est.lr, fused=True), meter.seeing(loss_fn), make_schedule(est.schedule, steps, est.warmup_frac),
                       callbacks=[*callbacks_for(est, model, with_validation, name), meter], seed=est.seed, clip_norm=est.clip_norm,
                       mass=mass, device=device)
     return trainer, meter

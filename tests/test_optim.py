@@ -2,6 +2,7 @@
 import copy
 import io
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
@@ -50,10 +51,11 @@ def through_disk(state):
 def groups(model): return [{"params": model[0].parameters(), "lr": 3e-3, "weight_decay": 0.}, {"params": model[2].parameters()}]
 
 
+@pytest.mark.parametrize("fused", [False, True])      # the estimators train with the fused one
 @pytest.mark.parametrize("dtype, tol", [(torch.float64, 1e-12), (torch.float32, 1e-5)])
-def test_adamw_equals_torch_with_groups_and_a_schedule(dtype, tol):
+def test_adamw_equals_torch_with_groups_and_a_schedule(dtype, tol, fused):
     models, rates = [net(dtype), net(dtype)], []
-    for model, cls in zip(models, (AdamW, torch.optim.AdamW)):
+    for model, cls in zip(models, (AdamW, partial(torch.optim.AdamW, fused=fused))):
         opt = cls(groups(model), lr=1e-2, weight_decay=.1)
         schedule = LambdaLR(opt, make_schedule("cosine", 50, .1))
         train(model, opt, 0, 50, schedule)

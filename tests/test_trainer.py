@@ -19,7 +19,7 @@ from finetune_book import trainer as module
 from finetune_book.data import InputError
 from finetune_book.optim import AdamW as BookAdamW
 from finetune_book.optim import SGDW, make_schedule
-from finetune_book.trainer import Callback, Trainer, TrainingDiverged, shuffled_batches, train_mode, uninterrupted
+from finetune_book.trainer import Callback, Trainer, TrainingDiverged, enough_epochs, shuffled_batches, train_mode, uninterrupted
 
 N, SIZE = 50, 8
 X = torch.from_numpy(np.random.default_rng(0).normal(size=(N, 5)).astype(np.float32))
@@ -453,3 +453,17 @@ def test_imports_alone_and_quietly():
     code = "import finetune_book.trainer, finetune_book.callbacks, sys; print([m for m in ('wandb', 'tensorboard', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, cwd=module.__file__.rsplit("/", 2)[0])
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, "[]", "")
+
+
+@pytest.mark.parametrize("n", [1, 2, 15, 16, 17, 100, 799, 4000, 10**6])
+@pytest.mark.parametrize("batch_size", [1, 16, 64])
+def test_enough_epochs_come_nearest_without_passing(n, batch_size):
+    a_pass = len(range(0, n, batch_size))
+    free, bound = enough_epochs(n, batch_size, 100, most=10**9), enough_epochs(n, batch_size, 100, least=2, most=30)
+    assert free * a_pass <= 100 < (free + 1) * a_pass or free == 1 and a_pass > 100
+    assert bound == min(30, max(2, free))
+
+
+@pytest.mark.parametrize("given", [dict(n=0), dict(batch_size=0), dict(steps=0), dict(least=0), dict(most=1.5)])
+def test_enough_epochs_refuses(given):
+    with pytest.raises(InputError, match=f"{next(iter(given))}="): enough_epochs(**dict(n=10, batch_size=4, steps=100) | given)
