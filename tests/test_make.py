@@ -74,6 +74,9 @@ def test_setup_builds_once_and_rebuilds_when_it_must(tiny):
     (tiny / "requirements.lock").write_text("./no-such-wheel.whl\n")
     assert make(tiny, "setup", python)[0] == 2 and rebuilt() and not (tiny / ".venv/.stamp").exists(), "a failed build leaves no stamp"
 
+    (tiny / "requirements.lock").write_text("nvidia-none @ file:///nowhere/nvidia_none-1-py3-none-any.whl\n")
+    assert make(tiny, "setup", python)[0] == 2 and not (tiny / ".venv/.stamp").exists(), "nor does one whose libraries for the GPU are missing"
+
     rebuilt = marked(tiny)
     (tiny / "requirements.lock").write_text("# repaired\n")
     assert make(tiny, "setup", python)[0] == 0 and rebuilt(), "a half-built .venv is built again, from nothing"
@@ -149,7 +152,7 @@ def test_a_cpu_only_torch_leaves_the_gpu_libraries_out(tiny, tmp_path):
     assert make(tiny, "setup", *named)[0] == 0
     asked = (tiny / "asked").read_text()
     assert "--extra-index-url https://example.org/cpu" in asked
-    assert (tiny / ".venv/requirements.lock").read_text().split() == ["numpy==2", "torch==2.15.0"]
+    assert (tiny / ".venv/rest.lock").read_text().split() == ["numpy==2", "torch==2.15.0"]
     assert make(tiny, "setup", named[0])[0] == 0 and (tiny / "asked").read_text() == asked, "later makes keep the CPU-only torch"
     assert make(tiny, "setup", named[0], "TORCH_INDEX=https://example.org/other")[0] == 0 and "/other" in (tiny / "asked").read_text()
 

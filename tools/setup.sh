@@ -15,6 +15,7 @@ PYTHON=${PYTHON:-}
 recorded_index() { sed -n 's/.* index //p' "$STAMP" 2>/dev/null || true; }
 INDEX=${TORCH_INDEX:-$(recorded_index)}   # once a CPU-only .venv is built, later makes keep to it
 INDEX=${INDEX:-default}
+GPU_ONLY='^(nvidia-|cuda-|triton==)'       # what the lock has for torch's sake on a GPU
 
 runs() { "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; }
 version_of() { "$1" -c 'import platform; print(platform.python_version())' 2>/dev/null || echo "not there"; }
@@ -53,11 +54,18 @@ build_environment() {
     echo "building $VENV from requirements.lock with $1 (a few minutes; about 7 GB, or 2 GB with a CPU-only torch, see README)"
     rm -rf "$VENV"
     "$1" -m venv "$VENV"
-    if [ "$INDEX" = default ]; then pip_install -r requirements.lock
+    grep -E "$GPU_ONLY" requirements.lock > "$VENV/gpu.lock" || true
+    grep -Ev "$GPU_ONLY" requirements.lock > "$VENV/rest.lock" || true
+    if [ "$INDEX" = default ]; then
+        # Two at once: unpacking is most of the time, the GPU's libraries are most of the bytes, and nothing else writes to their folders.
+        pip_install --no-deps -r "$VENV/gpu.lock" & gpu=$!
+        trap 'kill "$gpu" 2>/dev/null' EXIT
+        pip_install --no-deps -r "$VENV/rest.lock"
+        wait "$gpu"
+        trap - EXIT
     else
-        # A CPU-only torch needs none of these; its version (2.15.0+cpu) still satisfies the lock's ==2.15.0.
-        grep -Ev '^(nvidia-|cuda-|triton==)' requirements.lock > "$VENV/requirements.lock"
-        pip_install --extra-index-url "$INDEX" -r "$VENV/requirements.lock"
+        # A CPU-only torch needs none of them; its version (2.15.0+cpu) still satisfies the lock's ==2.15.0.
+        pip_install --extra-index-url "$INDEX" -r "$VENV/rest.lock"
     fi
     made_of "$VENV/bin/python" > "$STAMP.tmp"
     mv "$STAMP.tmp" "$STAMP"
