@@ -7,9 +7,9 @@ __all__ = ['HELP', 'app', 'PICTURE_SETS', 'TEXT_OPTIONS', 'PICTURE_OPTIONS', 'FE
            'warn', 'complain', 'main', 'explain', 'list_reports', 'seconds', 'tell', 'listener', 'report', 'verify',
            'render', 'sweep', 'gallery', 'check_model_folder', 'table_of', 'holds_pictures', 'given', 'read_parts',
            'look_over', 'take', 'split_for_training', 'parts_to_train', 'targets', 'judge', 'usual_rate', 'make_model',
-           'train', 'class_of', 'opened', 'examples_given', 'pictures_in', 'to_read', 'predictions', 'predict',
-           'Ailment', 'check_python', 'check_packages', 'check_kernel', 'check_torch', 'check_memory', 'check_disk',
-           'check_carried', 'check_cache', 'check_hub', 'check_page', 'doctor']
+           'fit_model', 'train', 'class_of', 'opened', 'examples_given', 'pictures_in', 'to_read', 'predictions',
+           'predict', 'Ailment', 'check_python', 'check_packages', 'check_kernel', 'check_torch', 'check_memory',
+           'check_disk', 'check_carried', 'check_cache', 'check_hub', 'check_page', 'doctor']
 
 # %% ../nbs/52_cli.ipynb #c002
 import gc
@@ -425,6 +425,16 @@ def make_model(pictures, chosen):
     check(model)
     return model
 
+# %% ../nbs/52_cli.ipynb #13d496dc
+def fit_model(model, rows, held, epochs):
+    "Fit on `rows`, a pair (examples, frame), watched on `held` or None; where `epochs` is None, few rows are read more often."
+    from finetune_book.data import InputError
+    from finetune_book.trainer import TrainingDiverged, enough_epochs
+    if epochs is None: model.set_params(epochs=enough_epochs(len(rows[0]), model.batch_size, steps=100, least=model.epochs))
+    try: model.fit(rows[0], targets(rows[1]), validation=held and (held[0], targets(held[1])))
+    except TrainingDiverged as e: raise InputError(f"training diverged: {e}") from None
+
+
 # %% ../nbs/52_cli.ipynb #c064
 @app.command()
 def train(
@@ -458,16 +468,12 @@ def train(
     finetune-book train --data pictures/ --augment crop+flip --skip-bad --out model/
     finetune-book train --data scans.csv --path file --label finding --group patient
     """
-    from finetune_book.data import InputError
-    from finetune_book.trainer import TrainingDiverged, enough_epochs
     pictures = holds_pictures(data, text, path)
     model = make_model(pictures, given(ctx.params, pictures))
     check_model_folder(out)
     parts = read_parts(data, pictures, path or "path" if pictures else text or "text", label, group, regression)
     rows, held = parts_to_train(parts, pictures, regression, validation, seed, skip_bad)
-    if epochs is None: model.set_params(epochs=enough_epochs(len(rows[0]), model.batch_size, steps=100, least=model.epochs))
-    try: model.fit(rows[0], targets(rows[1]), validation=held and (held[0], targets(held[1])))
-    except TrainingDiverged as e: raise InputError(f"training diverged: {e}") from None
+    fit_model(model, rows, held, epochs)
     model.save(out)
     if held: print(judge(model, held, rows, regression), file=sys.stderr)
     print(out)

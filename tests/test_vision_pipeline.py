@@ -517,3 +517,16 @@ def test_check_estimator_on_numbers_painted_as_pictures(fast):
     failed = {r["check_name"]: repr(r["exception"])[:300] for r in results if r["status"] == "failed"}
     assert not failed
     assert sum(r["status"] == "passed" for r in results) >= 40
+
+
+def test_a_very_narrow_net_does_not_end_the_program(tmp_path):
+    "With AVX-512 torch 2.15 dies here of signal 11 or 6 unless oneDNN is left out; elsewhere there is nothing to see."
+    from tiny import save_tiny_picture_base
+    base = save_tiny_picture_base(tmp_path / "narrow", width=8, size=48)
+    program = f"""import numpy as np
+from finetune_book import ImageClassifier
+rng = np.random.default_rng(0)
+clf = ImageClassifier(base={str(base)!r}, epochs=4, batch_size=8, device="cpu", verbose=0).fit(rng.integers(0, 256, (24, 48, 48, 3), dtype=np.uint8), ["a", "b"] * 12)
+print(clf._narrow)"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)})
+    assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr

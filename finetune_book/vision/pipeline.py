@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['AUGMENTATIONS', 'PRECISIONS', 'parse_augment', 'freeze_norms', 'check_image_settings', 'knows_bfloat16',
-           'pictures_and_labels', 'PictureSettings', 'PictureRows', 'ImageTuner', 'without_single', 'FittingPictures',
-           'ImageClassifier', 'readable']
+           'pictures_and_labels', 'PictureSettings', 'writes_past', 'without_onednn', 'PictureRows', 'ImageTuner',
+           'without_single', 'FittingPictures', 'ImageClassifier', 'readable']
 
 # %% ../../nbs/25_vision_pipeline.ipynb #c002
 import warnings
@@ -118,9 +118,19 @@ class PictureSettings(Persistent):
         own = {"augment": asdict(self.augment)} if isinstance(self.augment, Augment) else {}
         return super()._plain_params() | own
 
+# %% ../../nbs/25_vision_pipeline.ipynb #101431bb
+def writes_past(model):
+    "Whether `model` has a strided 1 × 1 convolution over fewer than 16 channels, of which torch 2.15 may crash."
+    narrow = lambda m: isinstance(m, torch.nn.Conv2d) and m.kernel_size == (1, 1) and max(m.stride) > 1 and m.in_channels < 16
+    return any(map(narrow, model.modules()))
+
+def without_onednn(): return torch.backends.mkldnn.flags(enabled=False, deterministic=None, allow_tf32=None, fp32_precision=None)
+
+
 # %% ../../nbs/25_vision_pipeline.ipynb #e446ab9c
 class PictureRows(PictureSettings):
     "How pictures become rows, rows become batches, and batches are counted."
+    _narrow = False        # what `writes_past` says of the model
     def _check_inputs(self, X):
         return as_batch(X) if isinstance(X, np.ndarray) and X.dtype.kind not in "OUS" else as_list(X)
 
@@ -146,20 +156,25 @@ class PictureRows(PictureSettings):
     @contextmanager
     def _numerics(self, device):
         dtype = PRECISIONS[self.precision]      # the cache would keep the weights of the first step for the whole training
-        with super()._numerics(device), torch.autocast(torch.device(device).type, dtype, cache_enabled=False) if dtype else nullcontext(): yield
+        lower = torch.autocast(torch.device(device).type, dtype, cache_enabled=False) if dtype else nullcontext()
+        with super()._numerics(device), without_onednn() if self._narrow else nullcontext(), lower: yield
 
 # %% ../../nbs/25_vision_pipeline.ipynb #13b555c0
 class ImageTuner(PictureRows):
     "What fine-tuning needs to know about pictures; see `ImageClassifier` for the settings."
     def _load_base(self, n_out, labels):
         model, self.preprocessing_ = load_image_base(self.base, n_out, labels=labels, seed=self.seed, size=self.size)
+        return self._laid_out(model)
+
+    def _laid_out(self, model):
+        self._narrow = writes_past(model)
         return model.to(memory_format=torch.channels_last)
 
     def _write_model(self, folder): save_image_model(folder, self.model_, self.preprocessing_)
 
     def _read_model(self, folder):
         model, self.preprocessing_ = read_image_model(folder)
-        return model.to(memory_format=torch.channels_last)
+        return self._laid_out(model)
 
 # %% ../../nbs/25_vision_pipeline.ipynb #c022
 def without_single(batches):
