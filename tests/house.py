@@ -3,6 +3,7 @@ import ast
 import json
 import re
 import warnings
+from functools import cache
 from pathlib import Path
 
 PACKAGE = "finetune_book"
@@ -67,11 +68,18 @@ def defined_in(modules):
     return found
 
 
+# Each rule asks for the same trees again: they are made once, and nothing changes them.
+
+@cache
 def parse(source):
     "The syntax tree; what the compiler warns of is the business of `warns`."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return ast.parse(source)
+
+
+@cache
+def nodes(tree): return list(ast.walk(tree))
 
 
 # --- reading imports -----------------------------------------------------------------------------------------------
@@ -91,10 +99,11 @@ def _absolute(node, module):
     return ".".join(here + ([node.module] if node.module else []))
 
 
+@cache
 def aliases(tree, module=""):
     "local name → full dotted name, over all imports of the source, wherever they stand."
     found = {}
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import):
             for a in node.names: found[a.asname or a.name.split(".")[0]] = a.name if a.asname else a.name.split(".")[0]
         elif isinstance(node, ast.ImportFrom):
@@ -102,11 +111,12 @@ def aliases(tree, module=""):
     return found
 
 
+@cache
 def imported(source, module=""):
     "Every dotted name the source imports, `import_module('literal')` included, as (name, line)."
     tree, found = parse(source), []
     alias = aliases(tree, module)
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if isinstance(node, ast.Import): found += [(a.name, node.lineno) for a in node.names]
         elif isinstance(node, ast.ImportFrom): found += [(f"{_absolute(node, module)}.{a.name}", node.lineno) for a in node.names]
         elif isinstance(node, ast.Call) and _call_name(node.func, alias) in ("importlib.import_module", "__import__"):
@@ -150,7 +160,7 @@ def needs_torch(source, module):
 
 def stars(source):
     "No star imports."
-    return [f"line {n.lineno}: star import from {n.module}" for n in ast.walk(parse(source))
+    return [f"line {n.lineno}: star import from {n.module}" for n in nodes(parse(source))
             if isinstance(n, ast.ImportFrom) and any(a.name == "*" for a in n.names)]
 
 
@@ -168,9 +178,9 @@ def unsafe(source):
     found += [f"line {line}: imports {name}" for name, line in imported(source) if name.split(".")[0] in PICKLES]
     # pickle itself may be imported, for its errors; anything else of it may not be touched
     found += [f"line {line}: imports {name}" for name, line in imported(source) if name.startswith("pickle.") and name not in PICKLE_ERRORS]
-    found += [f"line {n.lineno}: uses {_call_name(n, alias)}" for n in ast.walk(tree) if isinstance(n, ast.Attribute)
+    found += [f"line {n.lineno}: uses {_call_name(n, alias)}" for n in nodes(tree) if isinstance(n, ast.Attribute)
               and _call_name(n, alias).startswith("pickle.") and _call_name(n, alias) not in PICKLE_ERRORS]
-    for node in ast.walk(tree):
+    for node in nodes(tree):
         if not isinstance(node, ast.Call): continue
         name, given = _call_name(node.func, alias), {k.arg: getattr(k.value, "value", k.value) for k in node.keywords}
         if name in ("eval", "exec", "builtins.eval", "builtins.exec"): found.append(f"line {node.lineno}: calls {name}")

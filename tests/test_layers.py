@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from bisect import bisect_right
+from functools import cache
 from itertools import accumulate
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def each_cell(path, rule):
     return found
 
 
+@cache
 def all_breaches(rule): return every_module(lambda s, m: rule(s)) + every_notebook(rule)
 def not_meant(breaches): return [b for b in breaches if without_place(b) not in MEANT]
 
