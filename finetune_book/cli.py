@@ -448,7 +448,7 @@ def train(
     base: Annotated[str | None, typer.Option(help="Hugging Face id, folder; pictures: torchvision/resnet18, weights file, scratch; else the carried one.")] = None,
     tune: Annotated[str, typer.Option(help="head, full, top-K or gradual.")] = "full",
     epochs: Annotated[int | None, typer.Option(help="Passes over the data; if not given 5, or more where the rows are few.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Learning rate; if not given 3e-4 for texts with the carried base, 5e-5 with another, 1e-3 for pictures.")] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate; if not given 3e-4 for texts with the carried base, 5e-5 with another, 1e-3 for pictures; with --tune head 1e-2, pictures 3e-2.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Examples a step; 16 texts or 32 pictures if not given.")] = None,
     max_length: Annotated[int | None, typer.Option(help="Texts: tokens; longer ones are cut at 128 if not given.")] = None,
     size: Annotated[int | None, typer.Option(help="Pictures: pixels a side; the base's own if not given.")] = None,

@@ -2,10 +2,13 @@
 
 A tiny book with an empty lock stands in for ours, so that nothing is downloaded.
 """
+import contextlib
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -91,6 +94,30 @@ def test_two_at_once(tiny):
     if shutil.which("flock") is None: pytest.skip("no flock here: two builds at once are not kept apart")
     assert [p.returncode for p in both] == [0, 0], said
     assert sum("building .venv" in s for s in said) == 1, said
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc here: whether the install ended cannot be seen")
+def test_ctrl_c_ends_both_installs(tiny):
+    "The shell starts the second install deaf to Ctrl-C, so it must be ended in another way; it would go on writing into .venv."
+    slow = tiny / "slow"
+    slow.mkdir()
+    (slow / "pyproject.toml").write_text(PYPROJECT)
+    (slow / "backend.py").write_text(f"import os, time\ndef build_wheel(*args, **kwargs):\n    open({str(tiny / 'pip')!r}, 'w').write(str(os.getppid()))\n    time.sleep(60)\n")
+    (tiny / "requirements.lock").write_text(f"nvidia-slow @ file://{slow}\n")
+    def listens():
+        for number in (signal.SIGINT, signal.SIGQUIT): signal.signal(number, signal.SIG_DFL)
+    run = subprocess.Popen(["make", "setup", f"PYTHON={sys.executable}"], cwd=tiny, start_new_session=True, preexec_fn=listens, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 120
+    while not ((tiny / "pip").exists() and (tiny / "pip").read_text()) and time.monotonic() < end: time.sleep(.05)
+    pip = Path("/proc") / (tiny / "pip").read_text()
+    assert pip.exists()
+    os.killpg(run.pid, signal.SIGINT)
+    assert run.wait(30) != 0
+    end = time.monotonic() + 30
+    while pip.exists() and time.monotonic() < end: time.sleep(.05)
+    alive = pip.exists()
+    with contextlib.suppress(ProcessLookupError): os.killpg(run.pid, signal.SIGKILL)       # the sleeper
+    assert not alive and not (tiny / ".venv/.stamp").exists()
 
 
 def fake(folder, name, script):

@@ -48,7 +48,7 @@ pick() {
 }
 
 # --no-compile: most of the files are never imported; those that are get compiled then.
-pip_install() { "$VENV/bin/python" -m pip install --quiet --disable-pip-version-check --no-compile "$@"; }
+PIP_INSTALL="$VENV/bin/python -m pip install --quiet --disable-pip-version-check --no-compile"
 
 build_environment() {
     echo "building $VENV from requirements.lock with $1 (a few minutes; about 7 GB, or 2 GB with a CPU-only torch, see README)"
@@ -58,14 +58,15 @@ build_environment() {
     grep -Ev "$GPU_ONLY" requirements.lock > "$VENV/rest.lock" || true
     if [ "$INDEX" = default ]; then
         # Two at once: unpacking is most of the time, the GPU's libraries are most of the bytes, and nothing else writes to their folders.
-        pip_install --no-deps -r "$VENV/gpu.lock" & gpu=$!
-        trap 'kill "$gpu" 2>/dev/null' EXIT
-        pip_install --no-deps -r "$VENV/rest.lock"
+        $PIP_INSTALL --no-deps -r "$VENV/gpu.lock" & gpu=$!
+        # What a shell starts with & ignores Ctrl-C, so it has to be told; else it would go on writing into .venv.
+        trap 'kill "$gpu" 2>/dev/null' EXIT; trap 'exit 130' INT; trap 'exit 143' TERM
+        $PIP_INSTALL --no-deps -r "$VENV/rest.lock"
         wait "$gpu"
-        trap - EXIT
+        trap - EXIT INT TERM
     else
         # A CPU-only torch needs none of them; its version (2.15.0+cpu) still satisfies the lock's ==2.15.0.
-        pip_install --extra-index-url "$INDEX" -r "$VENV/rest.lock"
+        $PIP_INSTALL --extra-index-url "$INDEX" -r "$VENV/rest.lock"
     fi
     made_of "$VENV/bin/python" > "$STAMP.tmp"
     mv "$STAMP.tmp" "$STAMP"
@@ -74,7 +75,7 @@ build_environment() {
 build_package() {  # the book itself, editable; again only when its packaging changed
     what=$(cksum pyproject.toml)
     [ "$(cat "$VENV/.stamp-package" 2>/dev/null)" = "$what" ] && return
-    pip_install --no-deps --no-build-isolation -e .   # setuptools comes from the lock, so this needs no network
+    $PIP_INSTALL --no-deps --no-build-isolation -e .   # setuptools comes from the lock, so this needs no network
     echo "$what" > "$VENV/.stamp-package"
 }
 
