@@ -32,8 +32,8 @@ report: setup ## run the text fine-tuning report; the last line is the path of o
 
 # --no-loadscope-reorder: the files come in the order of tests/conftest.py, not by how many tests they hold.
 test: setup ## the library agrees with the notebooks, every notebook runs, every test passes
-	@$(PY) tests/sync_gate.py
-	@$(ONE_THREAD) $(PY) tests/run_notebooks.py --jobs $(JOBS)
+	@$(PY) tests/house/sync_gate.py
+	@$(ONE_THREAD) $(PY) tests/house/run_notebooks.py --jobs $(JOBS)
 	@$(ONE_THREAD) $(PY) -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder tests $(ARGS)
 
 lab: setup ## read and run the lessons in JupyterLab
@@ -47,10 +47,10 @@ bench: setup ## speed against what a reader would use instead
 	@set -e; for f in bench/[!_]*.py; do [ -e "$$f" ] || { echo "bench/ is empty"; exit 0; }; $(PY) "$$f"; done
 
 bases: setup ## make book-bert again from its teacher: TEACHER= REAL= PACKAGES= WORK= (its card, data/book-bert/README.md, says what to fetch)
-	@$(PY) scripts/make_book_bert.py --teacher "$(TEACHER)" --real "$(REAL)" --packages "$(PACKAGES)" --work "$(WORK)" --out data/book-bert
+	@$(PY) scripts/bases/make_book_bert.py --teacher "$(TEACHER)" --real "$(REAL)" --packages "$(PACKAGES)" --work "$(WORK)" --out data/book-bert
 
 export: setup ## after editing a lesson: write its module, strip run counts and stray metadata
-	@.venv/bin/nbdev_export && .venv/bin/nbdev_clean && $(PY) tests/sync_gate.py
+	@.venv/bin/nbdev_export && .venv/bin/nbdev_clean && $(PY) tests/house/sync_gate.py
 
 lock: ## refresh requirements.lock (uv in a throw-away environment; the next make rebuilds .venv)
 	$(NEED_PYTHON)

@@ -2,8 +2,8 @@
 import torch
 from _timing import compare
 
-from finetune_book.data import read_splits
-from finetune_book.heads import load_text_base
+from finetune_book.data.tables import read_splits
+from finetune_book.tasks.heads import load_text_base
 from finetune_book.text.tokens import length_buckets, pad_batch
 
 MAX_LENGTH, BATCH = 128, 32

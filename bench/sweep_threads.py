@@ -6,13 +6,13 @@ import sys
 
 from _timing import compare
 
-from finetune_book.report import machine
-from finetune_book.sweep import THREADS, share_of, shared_environment
+from finetune_book.report.run import machine
+from finetune_book.report.sweep import THREADS, share_of, shared_environment
 
 JOBS, STEPS = 2, 6
 TRAIN = """
 import sys, torch
-from finetune_book.heads import load_text_base
+from finetune_book.tasks.heads import load_text_base
 with torch.random.fork_rng():
     torch.manual_seed(0)
     ids = torch.randint(5, 900, (16, 64))

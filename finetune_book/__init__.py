@@ -1,8 +1,8 @@
 """A book on fine-tuning foundation models, as a library. The names below load torch and transformers when first used."""
 __version__ = "0.1.0"
 
-_HOME = {"TextClassifier": "finetune_book.text.pipeline", "TextRegressor": "finetune_book.text.pipeline",
-         "ImageClassifier": "finetune_book.vision.pipeline"}
+_HOME = {"TextClassifier": "finetune_book.text.classifier", "TextRegressor": "finetune_book.text.classifier",
+         "ImageClassifier": "finetune_book.vision.classifier"}
 __all__ = ["__version__", *_HOME]
 
 

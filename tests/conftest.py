@@ -5,16 +5,17 @@ from pathlib import Path
 
 import pytest
 
-REPO = Path(__file__).resolve().parent.parent
+TESTS = Path(__file__).resolve().parent
+REPO = TESTS.parent
 # With --dist loadfile a file stays with one worker, and a long one that starts last keeps the other waiting. These start first.
-SLOWEST = ("sweep finetune_image cli heads report_faults wheel vision_pipeline verify report_resume lab bad_input callbacks finetune_text "
-           "layers report report_page run_notebooks").split()
+SLOWEST = ("report/sweep report/finetune_image cli tasks/heads report/faults build/wheel vision/classifier report/verify report/resume build/lab "
+           "bad_input train/callbacks report/finetune_text house/layers report/run report/page house/run_notebooks").split()
 
 
 def pytest_collection_modifyitems(items):
     "Files of SLOWEST in that order, then the others; within a file nothing moves."
-    place = {f"test_{name}.py": i for i, name in enumerate(SLOWEST)}
-    items.sort(key=lambda item: place.get(item.path.name, len(place)))
+    place = {f"{folder}{slash}test_{name}.py": i for i, (folder, slash, name) in enumerate(n.rpartition("/") for n in SLOWEST)}
+    items.sort(key=lambda item: place.get(item.path.relative_to(TESTS).as_posix(), len(place)))
 
 
 @pytest.fixture(scope="session")
@@ -47,9 +48,9 @@ def tiny_picture_base(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def load_script(repo):
-    "A function that imports scripts/NAME.py anew, for a test to look into."
+    "A function that imports a script by its name anew, for a test to look into."
     def load(name):
-        spec = importlib.util.spec_from_file_location(name, repo / f"scripts/{name}.py")
+        spec = importlib.util.spec_from_file_location(name, next(repo.glob(f"scripts/*/{name}.py")))
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
         return module

@@ -14,7 +14,7 @@ import pytest
 
 from finetune_book import cli
 from finetune_book.cli import main
-from finetune_book.report import Progress, read_template
+from finetune_book.report.run import Progress, read_template
 
 REPO = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures" / "reports"

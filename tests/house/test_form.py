@@ -1,0 +1,114 @@
+"""Every lesson has the form of a lesson, every notebook is small and readable, and each of these rules can fail."""
+import html
+import json
+import re
+from pathlib import Path
+
+import form
+import house
+import pytest
+import yaml
+
+REPO = Path(__file__).parents[2]
+NOTEBOOKS = {p.relative_to(REPO / "nbs").as_posix(): p for p in sorted((REPO / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts}
+LESSONS = {p.name: p for p in house.lessons(REPO / "nbs")}
+def read(path): return json.loads(path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebook(name):
+    nb = read(NOTEBOOKS[name])
+    assert [breach for rule in form.ANY_NOTEBOOK for breach in rule(nb)] == []
+
+
+@pytest.mark.parametrize("name", LESSONS)
+def test_lesson(name):
+    assert house.lesson_number(name) is not None, "a lesson's name starts with its number: NN_topic.ipynb"
+    nb, number = read(LESSONS[name]), house.lesson_number(name)
+    assert [breach for rule in form.EVERY_LESSON for breach in rule(nb, number)] + form.never_run(nb) == []
+
+
+def test_no_exercise_number_is_used_twice():
+    asked = [n for p in LESSONS.values() for n in re.findall(r"^\*\*(?:Exercise )?(\d\d\.\d+)[.:]?\*\*", form.prose(read(p)), re.MULTILINE)]
+    assert sorted(asked) == sorted(set(asked)) and len(asked) >= 3 * len(LESSONS)
+
+
+def test_the_map_lists_every_lesson():
+    stored = "".join(form.text(o["data"]["text/html"]) for _, o in form.outputs(read(LESSONS["00_map.ipynb"])) if "text/html" in o.get("data", {}))
+    stored = html.unescape(stored.replace("<span>$</span>", "$"))
+    titles = {n: form.prose(read(p)).splitlines()[0].removeprefix("# ") for n, p in LESSONS.items() if n != "00_map.ipynb"}
+    assert [n for n in titles if titles[n] not in stored] == [], "run nbs/00_map.ipynb again: its table of lessons is older than the lessons"
+
+
+def test_the_web_site_lists_every_lesson():
+    site = yaml.safe_load((REPO / "_quarto.yml").read_text(encoding="utf-8"))
+    listed = [page for section in site["website"]["sidebar"]["contents"] for page in section["contents"]]
+    assert sorted(listed) == sorted(f"nbs/{n}" for n in NOTEBOOKS if not n.startswith("reports/"))
+
+
+# --- each rule can fail --------------------------------------------------------------------------------------------
+
+def md(source): return {"cell_type": "markdown", "metadata": {}, "source": source}
+def py(source, *outs): return {"cell_type": "code", "metadata": {}, "execution_count": None, "source": source, "outputs": list(outs)}
+def out(kind="display_data", **fields): return {"output_type": kind, "metadata": {}, **fields}
+
+
+HEAD = "# A title\n\n> A subtitle.\n\n**Needs** nothing · **gives** `m.f` · **costs** 2 s, 90 MB\n\n**摘要** 本课说明一件事并给出一个函数，然后检验它。"
+
+
+def lesson():
+    asked = [cell for k in (1, 2, 3) for cell in (md(f"**07.{k}** Write `f`."), py("def f(x): ..."))]
+    return {"cells": [md(HEAD), py("1 + 1", out("execute_result", data={"text/plain": "2"})), md("**Learned:** this."), md("## Exercises"), *asked, md("## Sources\n\nA book.")]}
+
+
+def all_breaches(nb):
+    return [b for r in form.ANY_NOTEBOOK for b in r(nb)] + [b for r in form.EVERY_LESSON for b in r(nb, 7)] + form.never_run(nb)
+
+
+def test_a_good_lesson_passes(): assert all_breaches(lesson()) == []
+
+
+@pytest.mark.parametrize("part, says", [
+    ("# A title", "no title"), ("> A subtitle.", "no subtitle"), ("**Needs**", "no **Needs**"), ("**gives**", "no **Needs**"), ("2 s,", "no **Needs**"),
+    ("**摘要** 本课", "no **摘要**"), ("**Learned:**", "no **Learned:**"), ("## Exercises", "no ## Exercises"), ("## Sources", "no ## Sources"),
+    ("**07.2**", "2 exercises"),
+])
+def test_a_missing_part_is_seen(part, says):
+    nb = lesson()
+    for c in nb["cells"]: c["source"] = c["source"].replace(part, "")
+    assert any(b.startswith(says) for b in all_breaches(nb)), all_breaches(nb)
+
+
+@pytest.mark.parametrize("cell, says", [
+    (py("\n".join(["x = 1"] * 46)), "code cell 8 has 46 lines"),
+    (py("def long():\n" + "\n".join(["    x = 1"] * 70)), "long has 71 lines"),
+    (py("x", out(data={"text/plain": "x" * 400_000})), "stored outputs weigh"),
+    (py("x", out("error", ename="ValueError", evalue="", traceback=[])), "code cell 5 stored an error: ValueError"),
+    (py("x", out("stream", name="stderr", text="a warning")), "code cell 5 wrote to stderr"),
+    (py("x", out(data={"image/png": "iVBO"})), "code cell 5 shows a picture without alt text"),
+    (py("x", {**out(data={"image/png": "iVBO"}), "metadata": {"image/png": {"alt": " "}}}), "code cell 5 shows a picture without alt text"),
+    (py("x", out("stream", name="stdout", text="read /home/me/x.csv")), "code cell 5 stored the path /home/me"),
+], ids=["long cell", "long function", "heavy", "error", "stderr", "no alt", "empty alt", "path"])
+def test_a_bad_cell_is_seen(cell, says):
+    nb = lesson()
+    nb["cells"].append(cell)
+    found = all_breaches(nb)
+    assert any(re.sub(r"cell \d", "", b).startswith(re.sub(r"cell \d", "", says)) for b in found), found
+
+
+def test_a_picture_with_alt_text_passes():
+    nb = lesson()
+    nb["cells"].append(py("x", {**out(data={"image/png": "iVBO"}), "metadata": {"image/png": {"alt": "a line"}}}))
+    assert all_breaches(nb) == []
+
+
+def test_an_exercise_without_a_place_for_the_answer_is_seen():
+    nb = lesson()
+    nb["cells"].pop(7)
+    assert any("no code cell of its own" in b for b in all_breaches(nb))
+
+
+def test_a_lesson_that_was_never_run_is_seen():
+    nb = lesson()
+    nb["cells"][1]["outputs"] = []
+    assert form.never_run(nb)
