@@ -1,4 +1,4 @@
-"""One layer of BERT (width 384, 12 heads) over the same 4,096 tokens, cut into short texts and into long ones; then a whole model of lesson 11 beside transformers'."""
+"""One layer of BERT (width 384, 12 heads) over the same 4,096 tokens, cut into short texts and into long ones; then a whole model of lesson 42 (bert) beside transformers'."""
 import torch
 from _timing import compare
 from transformers import BertConfig as TheirConfig
@@ -33,4 +33,4 @@ if __name__ == "__main__":
         theirs = TheirBert(TheirConfig(vocab_size=1000, hidden_size=384, num_hidden_layers=3, num_attention_heads=12, intermediate_size=1536, max_position_embeddings=2048)).eval()
     ours = BertModel.like(theirs)
     for n, t in ((16, 64), (2, 512)):
-        compare({"transformers": reader(theirs, n, t), "lesson 11": reader(ours, n, t)}, rounds=5, title=f"{n} texts of {t} tokens through three layers")
+        compare({"transformers": reader(theirs, n, t), "lesson 42 (bert)": reader(ours, n, t)}, rounds=5, title=f"{n} texts of {t} tokens through three layers")

@@ -1,4 +1,4 @@
-"""Lesson 17: augmentation of a batch as one tensor operation, against torchvision's v2 transforms on each picture.
+"""Lesson 66 (vision_augment): augmentation of a batch as one tensor operation, against torchvision's v2 transforms on each picture.
 
 Both draw for every picture, from the same distributions. CIFAR-10's shape: 128 pictures of 3 × 32 × 32, float32.
 One thread, as a loader's worker has; v2 has a CutMix for batches, which draws one box for all pictures.

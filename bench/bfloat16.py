@@ -1,4 +1,4 @@
-"""An update of book-resnet on 32 pictures of 32 pixels, forward and back: float32 against bfloat16, which some processors compute and others only imitate (lesson 25)."""
+"""An update of book-resnet on 32 pictures of 32 pixels, forward and back: float32 against bfloat16, which some processors compute and others only imitate (lesson 55, vision_classifier)."""
 import torch
 import torch.nn.functional as F
 from _timing import compare

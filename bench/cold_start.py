@@ -1,4 +1,4 @@
-"""One sentence from a cold start, the whole life of a program: a saved book-bert classifier opened by transformers, by TextClassifier.load, and to read only (lesson 28)."""
+"""One sentence from a cold start, the whole life of a program: a saved book-bert classifier opened by transformers, by TextClassifier.load, and to read only (`library/quick`)."""
 import subprocess
 import sys
 import tempfile

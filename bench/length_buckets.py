@@ -1,4 +1,4 @@
-"""Reading 256 clinical notes of mixed length with book-bert: length buckets (lesson 10) against batches padded to max_length, as most scripts do."""
+"""Reading 256 clinical notes of mixed length with book-bert: length buckets (lesson 41, tokens) against batches padded to max_length, as most scripts do."""
 import torch
 from _timing import compare
 

@@ -1,4 +1,4 @@
-"""Two trainings at once on the cores of this machine: each with its share of the threads, as lesson 51's sweep starts them, against each with
+"""Two trainings at once on the cores of this machine: each with its share of the threads, as the sweep of lesson 93 (sweep) starts them, against each with
 as many threads as there are cores, as PyTorch starts by itself. The trainings wait in processes of their own, so that starting them does not count."""
 import os
 import subprocess

@@ -492,7 +492,7 @@ def class_of(folder):
 FEW = 64        # texts; of more, the full model reads faster than the quick one and makes up for its start
 
 def opened(folder, kind, n):
-    "The model in a folder, to predict `n` examples; the quick way for a few texts, where it is a BERT (lesson 28)."
+    "The model in a folder, to predict `n` examples; the quick way for a few texts, where it is a BERT (`library/quick`)."
     from finetune_book.data.tables import InputError
     if kind == "TextClassifier" and n <= FEW:
         from finetune_book.text.quick import QuickClassifier

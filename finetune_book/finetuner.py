@@ -531,7 +531,7 @@ class TwoWays(Forecasting):
 
 # %% ../nbs/library/finetuner.ipynb #c033
 class FineTuner(TwoWays):
-    "Fit; the hooks come from lessons 24 and 25, the targets from `Classifying` or `Regressing`."
+    "Fit; the hooks come from lessons 54 (text_classifier) and 55 (vision_classifier), the targets from `Classifying` or `Regressing`."
     def fit(self, X, y, validation=None):
         """Fine-tune the base.
 

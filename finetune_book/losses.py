@@ -37,7 +37,7 @@ def log_sigmoid(z):
     -------
     float64, shaped like `z`, nats, <= 0; NaN stays NaN
 
-    Source: equation (6) of lesson 01.
+    Source: equation (6) of lesson 11 (losses).
     """
     z = np.asarray(z, dtype=np.float64)
     return (np.minimum(z, 0) - np.log1p(np.exp(-np.abs(z))))[()]
@@ -92,7 +92,7 @@ def binary_cross_entropy(logits, y, weight=None):
     ValueError if shapes differ, a value is not finite, a label is outside [0, 1], a weight is negative,
     or nothing is given.
 
-    Source: equation (7) of lesson 01.
+    Source: equation (7) of lesson 11 (losses).
     """
     z, y, w = _binary(logits, y, weight)
     return float(-(w * (y * log_sigmoid(z) + (1 - y) * log_sigmoid(-z))).mean())
@@ -139,7 +139,7 @@ def logsumexp(z, axis=-1):
     -------
     (...) float64
 
-    Source: equation (11) of lesson 01; Blanchard, Higham and Higham (2021).
+    Source: equation (11) of lesson 11 (losses); Blanchard, Higham and Higham (2021).
     """
     z = np.asarray(z, dtype=np.float64)
     top = z.max(axis, keepdims=True)
@@ -167,7 +167,7 @@ def log_softmax(z, axis=-1):
 def softmax(z, axis=-1):
     """Probabilities of the classes, (..., c) float64, positive and summing to 1 along `axis`.
 
-    Source: equation (8) of lesson 01, shifted by the largest logit.
+    Source: equation (8) of lesson 11 (losses), shifted by the largest logit.
     """
     z = np.asarray(z, dtype=np.float64)
     e = np.exp(z - z.max(axis, keepdims=True))
@@ -221,7 +221,7 @@ def cross_entropy(logits, y, label_smoothing=0., class_weight=None, ignore_index
     ValueError if shapes do not fit, a counted logit is not finite, a label or parameter is out of range,
     or no row counts.
 
-    Source: equation (12) of lesson 01; label smoothing from Szegedy et al. (2016), section 7.
+    Source: equation (12) of lesson 11 (losses); label smoothing from Szegedy et al. (2016), section 7.
     """
     z, y, u, keep = _multiclass(logits, y, label_smoothing, class_weight, ignore_index)
     logp, total = log_softmax(z), (u[y] * keep).sum()
@@ -237,7 +237,7 @@ def cross_entropy_grad(logits, y, label_smoothing=0., class_weight=None, ignore_
     -------
     (..., c) float64, shaped like `logits`; exactly 0 in ignored rows
 
-    Source: equation (13) of lesson 01.
+    Source: equation (13) of lesson 11 (losses).
     """
     z, y, u, keep = _multiclass(logits, y, label_smoothing, class_weight, ignore_index)
     a = np.tile(label_smoothing * u / len(u), (*y.shape, 1))
@@ -261,7 +261,7 @@ def squared_error(pred, y):
     ------
     ValueError if the shapes differ, a value is not finite, or nothing is given.
 
-    Source: equation (14) of lesson 01.
+    Source: equation (14) of lesson 11 (losses).
     """
     p, y = _numbers(pred, "pred"), _numbers(y, "y")
     _same_shape(pred=p, y=y)
@@ -309,7 +309,7 @@ def next_token_nll(logits, ids, mask=None):
     ValueError if shapes do not fit, t < 2, an id is out of range, a counted logit is not finite,
     or no token is left to predict.
 
-    Source: equation (15) of lesson 01.
+    Source: equation (15) of lesson 11 (losses).
     """
     return cross_entropy(logits, _next_labels(ids, mask))
 

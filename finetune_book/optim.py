@@ -59,7 +59,7 @@ class SGDW(_Decoupled):
     ------
     ValueError if a setting is out of range.
 
-    Source: equations (2) and (3) of lesson 02; Loshchilov and Hutter (2019), algorithm 1.
+    Source: equations (2) and (3) of lesson 13 (optim); Loshchilov and Hutter (2019), algorithm 1.
     """
     def __init__(self, params, lr, momentum=0., weight_decay=0.):
         super().__init__(params, dict(lr=lr, momentum=momentum, weight_decay=weight_decay))
@@ -90,7 +90,7 @@ class AdamW(_Decoupled):
     ------
     ValueError if a setting is out of range.
 
-    Source: equations (4) to (6) of lesson 02; Loshchilov and Hutter (2019), algorithm 2.
+    Source: equations (4) to (6) of lesson 13 (optim); Loshchilov and Hutter (2019), algorithm 2.
     """
     def __init__(self, params, lr=1e-3, betas=(.9, .999), eps=1e-8, weight_decay=.01):
         super().__init__(params, dict(lr=lr, betas=betas, eps=eps, weight_decay=weight_decay))
@@ -145,7 +145,7 @@ def linear(total, warmup=0):
     -------
     function from step (int >= 0) to factor in [0, 1]
 
-    Source: equation (7) of lesson 02; Devlin et al. (2019) for the shape.
+    Source: equation (7) of lesson 13 (optim); Devlin et al. (2019) for the shape.
     """
     return _warmed(lambda step: max(0., (total - step) / (total - warmup)), warmup, total)
 

@@ -1,4 +1,4 @@
-"""What lesson 01 cannot check on itself: odd inputs, refusals, invariances, and that `losses` stays light."""
+"""What lesson 11 (losses) cannot check on itself: odd inputs, refusals, invariances, and that `losses` stays light."""
 import subprocess
 import sys
 import warnings

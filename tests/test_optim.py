@@ -1,4 +1,4 @@
-"""What lesson 02 cannot check on itself: resume at every step, frozen parameters, groups, and each refused setting."""
+"""What lesson 13 (optim) cannot check on itself: resume at every step, frozen parameters, groups, and each refused setting."""
 import copy
 import io
 import warnings

@@ -84,7 +84,7 @@ def layer_groups(model):
 
     Parameters
     ----------
-    model : a model of `load_text_base`, any transformers classifier of texts or pictures, or a ResNet of lesson 13
+    model : a model of `load_text_base`, any transformers classifier of texts or pictures, or a ResNet of lesson 43 (resnet)
 
     Returns
     -------
@@ -174,7 +174,7 @@ def param_groups(model, lr, layer_decay=1., weight_decay=.01):
     """Parameter groups for an optimizer: the rate falls with depth, biases and LayerNorms do not decay.
 
     Frozen parameters are in the groups too, so that they can be unfrozen later; without a gradient no optimizer
-    of lesson 02 or of torch touches them.
+    of lesson 13 (optim) or of torch touches them.
 
     Parameters
     ----------

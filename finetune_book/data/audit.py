@@ -234,7 +234,7 @@ def label_suspects(y, proba, classes):
     ------
     ValueError if shapes or labels do not agree.
 
-    Source: eq. (3) to (5) of lesson 09 on the audit; Northcutt, Jiang and Chuang (2021).
+    Source: eq. (3) to (5) of lesson 23 (audit) on the audit; Northcutt, Jiang and Chuang (2021).
     """
     y, proba, classes = np.asarray(y), np.asarray(proba, dtype=float), np.asarray(classes)
     if proba.shape != (len(y), len(classes)): raise ValueError(f"proba has shape {proba.shape}: needs ({len(y)}, {len(classes)})")

@@ -144,7 +144,7 @@ def paired_difference(metric, y, a, b, n_boot=2000, level=.95, seed=0, groups=No
     ------
     InputError and ValueError as `bootstrap_interval`; ValueError if a and b differ in shape.
 
-    Source: eq. (1) and (2) of lesson 07; Good (2005), chapter 3.
+    Source: eq. (1) and (2) of lesson 32 (bootstrap); Good (2005), chapter 3.
     """
     (y, a, b), members = _checked((y, a, b), groups, n_boot, level)
     if a.shape != b.shape: raise ValueError(f"a {a.shape} and b {b.shape} differ in shape")
@@ -196,7 +196,7 @@ def mcnemar(y, a, b, level=.95, names=("A", "B")):
     ------
     ValueError as `metrics.accuracy`; InputError if level is out of range.
 
-    Source: eq. (3) of lesson 07; McNemar (1947), Fagerland, Lydersen and Laake (2013) for mid-p. Where rows come in
+    Source: eq. (3) of lesson 32 (bootstrap); McNemar (1947), Fagerland, Lydersen and Laake (2013) for mid-p. Where rows come in
     groups use `paired_difference` with groups.
     """
     _check_level(level)
@@ -227,7 +227,7 @@ def seed_interval(values, level=.95):
     ------
     ValueError if there are fewer than 2 scores, or one is not finite; InputError if level is out of range.
 
-    Source: eq. (4) of lesson 07; Student (1908).
+    Source: eq. (4) of lesson 32 (bootstrap); Student (1908).
     """
     from scipy.special import stdtrit
     _check_level(level)

@@ -96,7 +96,7 @@ def reliability(y, proba, classes, bins=15, equal_mass=False, level=.95):
     ------
     ValueError if the shapes do not fit, a label is unknown, or a row is not a distribution; InputError for bins or level.
 
-    Source: eq. (1) and (2) of lesson 06; Wilson (1927).
+    Source: eq. (1) and (2) of lesson 33 (calibration); Wilson (1927).
     """
     q, h = _confidence(y, proba, classes)
     edges, at = _bins(q, bins, equal_mass)
@@ -163,7 +163,7 @@ def expected_calibration_error(y, proba, classes, bins=15, equal_mass=False, n_s
     ------
     ValueError and InputError as `reliability`; InputError if n_sim < 1.
 
-    Source: eq. (3) and (5) of lesson 06; Bröcker and Smith (2007).
+    Source: eq. (3) and (5) of lesson 33 (calibration); Bröcker and Smith (2007).
     """
     if isinstance(n_sim, bool) or n_sim != int(n_sim) or n_sim < 1:
         raise InputError(f"n_sim={n_sim}: needs a whole number of simulations, at least 1")
@@ -188,7 +188,7 @@ def temperature_slope(beta, logits, at):
     -------
     two floats, nats per unit of β and of β²
 
-    Source: eq. (7) of lesson 06.
+    Source: eq. (7) of lesson 33 (calibration).
     """
     z = logits - logits.max(1, keepdims=True)     # a shift of a row changes neither
     p = np.exp(beta * z)
@@ -228,7 +228,7 @@ def fit_temperature(logits, y, classes=None):
     ValueError if the shapes do not fit, a logit is not finite or a label unknown; InputError if no T is best: all
     rows right, or the truth not favoured.
 
-    Source: eq. (7) of lesson 06; Guo et al. (2017).
+    Source: eq. (7) of lesson 33 (calibration); Guo et al. (2017).
     """
     z = _numbers(logits, "logits", None).astype(float)
     at = _columns(y, range(z.shape[1]) if classes is None else classes)
@@ -327,7 +327,7 @@ def abstention_area(curve):
     -------
     AbstentionArea: value, flat, oracle, n
 
-    Source: eq. (8) of lesson 06.
+    Source: eq. (8) of lesson 33 (calibration).
     """
     hits, n = (curve.n * curve.accuracy).round().to_numpy(), int(curve.n.iloc[-1])
     k = np.arange(1, n + 1)

@@ -329,7 +329,7 @@ def abstention_gain(y, proba, classes, share=.8, groups=None, n_boot=2000, seed=
     -------
     Interval of the gain over test rows; the verdict, a sentence
 
-    Source: `abstention_curve` of lesson 06, resampled by row or by group.
+    Source: `abstention_curve` of lesson 33 (calibration), resampled by row or by group.
     """
     p = np.asarray(proba)
     right, sure = (np.asarray(classes)[p.argmax(1)] == np.asarray(y)).astype(float), p.max(1)

@@ -43,7 +43,7 @@ def accuracy(y, pred):
     ------
     ValueError if the shapes differ, n == 0, a value is missing, or text meets numbers.
 
-    Source: eq. (1) of lesson 05.
+    Source: eq. (1) of lesson 31 (metrics).
     """
     y, pred = _pair(y, pred)
     return float((y == pred).mean())
@@ -79,7 +79,7 @@ def confusion_matrix(y, pred, classes=None):
     ------
     ValueError as `accuracy` does, or if a label is not among `classes`.
 
-    Source: Lesson 05, "The confusion matrix holds everything".
+    Source: Lesson 31 (metrics), "The confusion matrix holds everything".
     """
     yi, pi, classes = _codes(y, pred, classes)
     c = len(classes)
@@ -106,7 +106,7 @@ def precision_recall_f1(y, pred, classes=None):
     ------
     ValueError as `confusion_matrix` does.
 
-    Source: eq. (2) of lesson 05; zero division as in scikit-learn.
+    Source: eq. (2) of lesson 31 (metrics); zero division as in scikit-learn.
     """
     yi, pi, classes = _codes(y, pred, classes)
     n_true, n_pred, hits = (np.bincount(x, minlength=len(classes)) for x in (yi, pi, yi[yi == pi]))
@@ -201,7 +201,7 @@ def log_loss(y, proba, classes):
     ------
     ValueError if the shapes do not fit, a label is unknown, or a row is not a distribution.
 
-    Source: eq. (3) of lesson 05; clipping as in scikit-learn.
+    Source: eq. (3) of lesson 31 (metrics); clipping as in scikit-learn.
     """
     yi, _, classes = _codes(y, y, classes)
     proba = np.asarray(proba)
@@ -234,7 +234,7 @@ def mean_squared_error(y, pred):
     ------
     ValueError if the shapes differ, n == 0, or a value is missing, infinite or text.
 
-    Source: eq. (4) of lesson 05.
+    Source: eq. (4) of lesson 31 (metrics).
     """
     y, pred = _numbers(y, pred)
     return float(((y - pred)**2).mean())
@@ -255,7 +255,7 @@ def r2(y, pred):
     ------
     ValueError as `mean_squared_error`, or if n < 2.
 
-    Source: eq. (4) of lesson 05.
+    Source: eq. (4) of lesson 31 (metrics).
     """
     y, pred = _numbers(y, pred)
     if len(y) < 2: raise ValueError(f"n={len(y)}: R² needs at least 2 examples")

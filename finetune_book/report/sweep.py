@@ -57,7 +57,7 @@ def paired_seeds(a, b, level=.95):
     -------
     Interval with n seeds, or None if fewer than two seeds are shared
 
-    Source: Student (1908), eq. (2) of lesson 51.
+    Source: Student (1908), eq. (2) of lesson 93 (sweep).
     """
     from scipy.stats import t
     if not 0 < level < 1: raise InputError(f"level={level}: must lie between 0 and 1, as 0.95 does")
@@ -585,7 +585,7 @@ def headline(sweep):
     return f"{len(sweep['runs'])} runs: {len(sweep['settings'])} settings, {max(1, len(sweep['seeds']))} seeds each; {went}."
 
 # %% ../../nbs/9_reports/93_sweep.ipynb #c088
-COMPARED = "Mean and spread (standard deviation) over seeds. The spread is the seed's luck; it says nothing of how few test rows there are (lesson 07)."
+COMPARED = "Mean and spread (standard deviation) over seeds. The spread is the seed's luck; it says nothing of how few test rows there are (lesson 32, bootstrap)."
 PAIRED = ("The second setting minus the first, on the same seeds, with Student's interval. All intervals together hold with at least 95%: "
           "each is wider for every pair that is looked at. Where zero lies inside, the better mean may be luck.")
 

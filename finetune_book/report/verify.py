@@ -83,7 +83,7 @@ def refuse_constant(text): raise ValueError(f"{text} is not a number that JSON h
 
 def schema_error(record):
     "The first thing the schema says against a record, with its place; None if nothing."
-    with out_of_sight("rfc3987_syntax"): from jsonschema import Draft202012Validator      # lesson 50 says why
+    with out_of_sight("rfc3987_syntax"): from jsonschema import Draft202012Validator      # lesson 91 (run) says why
     found = sorted(Draft202012Validator(RECORD_SCHEMA).iter_errors(record), key=lambda e: (len(e.path), str(list(e.path))))
     return f"{'.'.join(map(str, found[0].path)) or 'the whole'}: {found[0].message}" if found else None
 

@@ -483,7 +483,7 @@ def head_of(model):
     return found[-1]
 
 # %% ../../nbs/4_models/45_heads.ipynb #c073
-SETTINGS = "finetune_book.json"      # in the folder of a saved estimator (lesson 22)
+SETTINGS = "finetune_book.json"      # in the folder of a saved estimator (`library/finetuner`)
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
 
 def positions(config):

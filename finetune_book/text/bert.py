@@ -235,7 +235,7 @@ def check_ids(ids, segments, config):
     "Refuse ids that this BERT cannot read, in one line."
     if ids.ndim != 2 or not ids.numel(): raise InputError(f"input_ids has shape {tuple(ids.shape)}: must be (n, t), at least one text of one token")
     if ids.dtype not in (torch.int64, torch.int32): raise InputError(f"input_ids has dtype {ids.dtype}: token numbers are whole, int64 or int32")
-    if ids.shape[1] > config.max_position_embeddings: raise InputError(f"texts of {ids.shape[1]} tokens: this BERT has {config.max_position_embeddings} positions; cut the texts (lesson 10: max_length)")
+    if ids.shape[1] > config.max_position_embeddings: raise InputError(f"texts of {ids.shape[1]} tokens: this BERT has {config.max_position_embeddings} positions; cut the texts (lesson 41, tokens: max_length)")
     if segments is not None and segments.shape != ids.shape: raise InputError(f"token_type_ids {tuple(segments.shape)} and input_ids {tuple(ids.shape)}: must have one shape")
     for name, x, size in (("input_ids", ids, config.vocab_size), ("token_type_ids", segments, config.type_vocab_size)):
         if x is None or x.is_meta: continue

@@ -23,7 +23,7 @@ from .tokens import length_buckets, pad_batch
 from ..train.trainer import Trainer, check_count
 
 # %% ../../nbs/7_beyond/71_text_pretrain.ipynb #c012
-IGNORE = -100  # a label that does not count, as in lesson 01
+IGNORE = -100  # a label that does not count, as in lesson 11 (losses)
 
 class Masker:
     """Hides tokens and remembers them.
@@ -93,7 +93,7 @@ class MaskedLM(nn.Module):
 
     Parameters
     ----------
-    body : BertModel, of lesson 11 or of transformers; used, not copied
+    body : BertModel, of lesson 42 (bert) or of transformers; used, not copied
     seed : int >= 0, decides the first weights of the head's own linear map
 
     Shapes: input_ids, attention_mask (n, t) int; places (n, t) bool with k true, None for all

@@ -62,7 +62,7 @@ def read_bert(folder):
     folder = Path(folder)
     config = read_json(folder / "config.json")
     if other := other_than_bert(config): raise InputError(f"{folder}: {other}; open it with TextClassifier.load")
-    packed = (folder / PACKED).is_file()          # as the book carries its base (lesson 15); no copy in the cache is needed to read it once
+    packed = (folder / PACKED).is_file()          # as the book carries its base (lesson 45, heads); no copy in the cache is needed to read it once
     if not packed and not (folder / WEIGHTS).is_file(): raise InputError(f"{folder}: no {WEIGHTS}; open it with TextClassifier.load")
     try: return BertConfig.of(SimpleNamespace(**{"hidden_act": "gelu"} | config)), unpack_state(load_file(folder / PACKED)) if packed else load_file(folder / WEIGHTS)
     except InputError: raise
@@ -138,7 +138,7 @@ class QuickClassifier:
         rows = [e.ids for e in self.tokenizer_.encode_batch(check_texts(texts))]
         logits = torch.empty(len(rows), len(self.classes_), dtype=torch.float64)
         for idx in length_buckets([len(r) for r in rows], 64, shuffle=False):
-            ids, mask = pad_batch([rows[i] for i in idx], 0)       # what fills is never looked at (lesson 10)
+            ids, mask = pad_batch([rows[i] for i in idx], 0)       # what fills is never looked at (lesson 41, tokens)
             logits[torch.as_tensor(idx)] = self.model_(ids, mask).double()
         return logits.softmax(1).numpy()
 

@@ -54,7 +54,7 @@ def basic_tokens(text, lowercase=True):
     -------
     list of str without white space
 
-    Source: Devlin et al. (2018), BasicTokenizer; the five steps of lesson 10.
+    Source: Devlin et al. (2018), BasicTokenizer; the five steps of lesson 41 (tokens).
     """
     text = "".join(map(_clean, text))
     if lowercase: text = "".join(map(_lower, unicodedata.normalize("NFD", text)))
@@ -190,7 +190,7 @@ def pad_batch(rows, pad_id):
 
 # %% ../../nbs/4_models/41_tokens.ipynb #c049
 def padding_fraction(lengths, batches):
-    """Share of a rectangle's places that is filling, over all batches; eq. (2) of lesson 10.
+    """Share of a rectangle's places that is filling, over all batches; eq. (2) of lesson 41 (tokens).
 
     Parameters
     ----------
@@ -224,7 +224,7 @@ def length_buckets(lengths, batch_size, seed=0, epoch=0, shuffle=True, pool=50):
     ------
     InputError if batch_size or pool is below 1; ValueError if `lengths` is empty or not of shape (n,).
 
-    Source: lesson 10, "Batches of similar length waste less".
+    Source: lesson 41 (tokens), "Batches of similar length waste less".
     """
     lengths = np.asarray(lengths)
     for name, v in (("batch_size", batch_size), ("pool", pool)):

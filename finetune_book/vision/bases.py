@@ -155,7 +155,7 @@ def infer_config(state, n_out, path="state dict"):
 
     Raises
     ------
-    InputError if it cannot be a ResNet of lesson 13.
+    InputError if it cannot be a ResNet of lesson 43 (resnet).
     """
     shape = tuple(state["conv1.weight"].shape)
     stem = {7: "224", 3: "32"}.get(shape[-1]) if len(shape) == 4 and shape[2] == shape[3] else None
@@ -278,7 +278,7 @@ def save_image_model(folder, model, preprocessing):
     Parameters
     ----------
     folder : path, made if it is not there
-    model : ResNet of lesson 13, or a Hugging Face image classifier
+    model : ResNet of lesson 43 (resnet), or a Hugging Face image classifier
     preprocessing : Preprocessing
     """
     folder = Path(folder)

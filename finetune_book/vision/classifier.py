@@ -100,7 +100,7 @@ def pictures_and_labels(X, y):
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #c020
 class PictureSettings(Persistent):
-    "The settings that `ImageClassifier` adds to those of lesson 22."
+    "The settings that `ImageClassifier` adds to those of `library/finetuner`."
     def __init__(self, base="book-resnet", tune="full", epochs=5, lr=1e-3, batch_size=32, size=None, augment="crop", freeze_norm=False,
                  precision="float32", skip_bad=False, weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1, patience=2,
                  label_smoothing=0., class_weight=None, clip_norm=1., seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50,
@@ -247,7 +247,7 @@ class ImageClassifier(FittingPictures):
     Attributes
     ----------
     classes_ : (c,) array; history_ : list of dicts, one an epoch; best_epoch_ : int, the epoch kept, from 0
-    model_ : ResNet of lesson 13 or a Hugging Face model; preprocessing_ : Preprocessing; skipped_ : list of (row, reason)
+    model_ : ResNet of lesson 43 (resnet) or a Hugging Face model; preprocessing_ : Preprocessing; skipped_ : list of (row, reason)
     n_train_, n_trainable_, n_parameters_ : int; budget_ : `finetune_book.train.budget.Budget`, predicted and measured memory and time
 
     Source: He et al. (2016) for the network; Yosinski et al. (2014) for fine-tuning its layers.

@@ -58,7 +58,7 @@ class Task(NamedTuple):
 def shifted(xb, g): return random_flip(random_crop(xb, xb.shape[-1] // 8, g), g)
 
 def label_task(n_classes):
-    "Name the class: lesson 01's loss, lesson 17's crop and flip."
+    "Name the class: the loss of lesson 11 (losses), the crop and flip of lesson 66 (vision_augment)."
     return Task("labels", n_classes, lambda xb, yb, g: (shifted(xb, g), yb), F.cross_entropy)
 
 def rotation_task():

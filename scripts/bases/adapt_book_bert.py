@@ -1,4 +1,4 @@
-"""Does more pretraining help with few labels? Lesson 22's long measurements, kept in one small JSON file.
+"""Does more pretraining help with few labels? The long measurements of lesson 71 (text_pretrain), kept in one small JSON file.
 
     python scripts/bases/adapt_book_bert.py --out nbs/results/masked_lm.json
     python scripts/bases/adapt_book_bert.py --out nbs/results/from_nothing.json --stages scratch

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Make the base model `book-bert` that the book carries: cut from all-MiniLM-L6-v2, healed by distillation (lesson 37), stored as int8 (lesson 15).
+"""Make the base model `book-bert` that the book carries: cut from all-MiniLM-L6-v2, healed by distillation (lesson 74, distill), stored as int8 (lesson 45, heads).
 
     python scripts/bases/make_book_bert.py --teacher DIR --real DIR --packages DIR --work DIR --out data/book-bert [--steps 1500]
     python scripts/bases/make_book_bert.py … --only prepare | teach | study | store | judge | card
@@ -411,7 +411,7 @@ Licence: Apache-2.0, as its teacher
 Source: distilled from sentence-transformers/all-MiniLM-L6-v2 by scripts/bases/make_book_bert.py
 
 A small BERT that this book carries so that every lesson and report runs without a download: three of its teacher's six layers and under half
-of its words, healed by distillation (lesson 37), stored as int8 (lesson 15). The library unpacks it once into the cache as a plain
+of its words, healed by distillation (lesson 74, distill), stored as int8 (lesson 45, heads). The library unpacks it once into the cache as a plain
 single-precision model: `finetune_book.tasks.heads.unpacked("book-bert")` is a folder that `AutoModel.from_pretrained` opens.
 
 | | |

@@ -5,7 +5,7 @@
 FOLDER of --data holds CIFAR-10 as torchvision unpacks it (`cifar-10-batches-py`), or as two files train.npz and test.npz with the arrays
 `pictures` uint8 (n, 32, 32, 3) and `labels` int64 (n,). 2,000 training pictures are held back to watch the training; the test
 pictures are looked at once, at the end. With --state a killed run goes on where it was. Seed 0 throughout. --out gets the model, as a
-base that `ImageClassifier(base=FOLDER)` opens, cifar10_log.csv and cifar10.json; the last two are kept in data/base_models (lesson 25).
+base that `ImageClassifier(base=FOLDER)` opens, cifar10_log.csv and cifar10.json; the last two are kept in data/base_models (lesson 55, vision_classifier).
 """
 import argparse
 import json
@@ -63,7 +63,7 @@ def train(data, out, epochs, state):
     print(json.dumps(result), flush=True)
     (out / "cifar10.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     save_image_model(out, clf.model_.to(memory_format=torch.contiguous_format).half(), clf.preprocessing_)
-    np.save(out / SEEN, seen_filter(np.concatenate([x, pictures])))      # by which this base warns of its own collection (lesson 19)
+    np.save(out / SEEN, seen_filter(np.concatenate([x, pictures])))      # by which this base warns of its own collection (`library/vision_bases`)
 
 
 def main():

@@ -12,6 +12,7 @@ PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 def text(part): return "".join(part)
 def code(nb): return [c for c in nb["cells"] if c["cell_type"] == "code"]
 def prose(nb): return "\n\n".join(text(c["source"]) for c in nb["cells"] if c["cell_type"] == "markdown")
+def everything(nb): return "\n\n".join(text(c["source"]) for c in nb["cells"])
 def outputs(nb): return [(i, o) for i, c in enumerate(code(nb)) for o in c["outputs"]]
 def parsed(cell): return house.parse("\n".join("" if re.match(r"\s*[%!]", line) else line for line in text(cell["source"]).splitlines()))
 
@@ -79,6 +80,25 @@ def stub_after_each_exercise(nb, number):
         follows = [c["cell_type"] for c in cells[here + 1:here + 2]]
         if follows != ["code"] or len(asked) > 1: lacks.append(f"no code cell of its own under {asked[0]}")
     return lacks
+
+
+ITEM = re.compile(r"(\d\d)(?: \((\w+)\)|, ([a-z]\w+)$)?")
+REFERENCE = re.compile(r"\b[Ll]essons? (\d\d(?:, [a-z]\w+(?=[),:;]))?(?: \(\w+\))?(?:(?:, and |, | and | or | to |–)\d\d(?: \(\w+\))?)*)")
+
+
+def wrong_references(words, names, own=100):
+    """References to lessons that lead nowhere: no number that is a lesson's, another name than its own, none at all, or a lesson above the lesson `own`.
+
+    `names` maps the number of each lesson to its name. Written as `lesson 31 (metrics)`, in parentheses also as `(lesson 31, metrics)`.
+    """
+    found = []
+    for mention in REFERENCE.finditer(words):
+        for number, *said in ITEM.findall(mention[1]):
+            name, known = "".join(said), names.get(int(number))
+            if known is None: found.append(f"{mention[0]!r}: there is no lesson {number}")
+            elif name != known: found.append(f"{mention[0]!r}: lesson {number} is called {known}")
+            elif int(number) > own: found.append(f"{mention[0]!r}: lesson {number} is above {own}")
+    return found
 
 
 ANY_NOTEBOOK = [long_cells, long_functions, heavy_outputs, stored_errors, silent_pictures, private_paths]

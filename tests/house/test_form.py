@@ -12,6 +12,9 @@ import yaml
 REPO = Path(__file__).parents[2]
 NOTEBOOKS = {p.relative_to(REPO / "nbs").as_posix(): p for p in sorted((REPO / "nbs").rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts}
 LESSONS = {p.name: p for p in house.lessons(REPO / "nbs")}
+NAMES = {house.lesson_number(p): re.sub(r"^\d+_", "", p.stem) for p in LESSONS.values()}
+OTHERS = [p for folder in ("tests", "scripts", "bench", "tools") for p in (REPO / folder).rglob("*.py") if p.name not in ("form.py", "test_form.py", "test_layers.py")]  # they hold breaches
+OTHERS += [REPO / "README.md", REPO / "Makefile", *(REPO / "data").glob("*/README.md")]
 def read(path): return json.loads(path.read_text(encoding="utf-8"))
 
 
@@ -31,6 +34,25 @@ def test_lesson(name):
 def test_no_exercise_number_is_used_twice():
     asked = [n for p in LESSONS.values() for n in re.findall(r"^\*\*(?:Exercise )?(\d\d\.\d+)[.:]?\*\*", form.prose(read(p)), re.MULTILINE)]
     assert sorted(asked) == sorted(set(asked)) and len(asked) >= 3 * len(LESSONS)
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_references_to_lessons_lead_somewhere_below(name):
+    number = house.lesson_number(name)
+    assert form.wrong_references(form.everything(read(NOTEBOOKS[name])), NAMES, number or 100) == []
+
+
+def test_references_outside_the_notebooks_lead_somewhere():
+    assert {p.name: wrong for p in OTHERS if (wrong := form.wrong_references(p.read_text(encoding="utf-8"), NAMES))} == {}
+
+
+@pytest.mark.parametrize("words, why", [
+    ("As in lesson 29 (x).", "no lesson 29"), ("As in lesson 31.", "is called metrics"), ("Lessons 31 (metrics) and 32.", "32 is called bootstrap"),
+    ("lesson 32 (metrics)", "is called bootstrap"), ("see (lesson 31, scores)", "is called metrics"), ("lesson 34 (ladder) climbs", "above 33"), ("lessons 31 to 33", "is called metrics"),
+])
+def test_a_reference_that_leads_nowhere_is_seen(words, why):
+    assert any(why in breach for breach in form.wrong_references(words, {31: "metrics", 32: "bootstrap", 33: "calibration", 34: "ladder"}, 33))
+    assert form.wrong_references("Lessons 31 (metrics) and 32 (bootstrap) say so (lesson 31, metrics).", {31: "metrics", 32: "bootstrap"}, 33) == []
 
 
 def test_the_map_lists_every_lesson():

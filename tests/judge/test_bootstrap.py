@@ -1,4 +1,4 @@
-"""Lesson 07 beyond the lesson: refusals, seeds, groups, the words of the verdict, and speed."""
+"""Lesson 32 (bootstrap) beyond the lesson: refusals, seeds, groups, the words of the verdict, and speed."""
 import itertools
 import subprocess
 import sys

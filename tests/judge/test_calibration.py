@@ -1,4 +1,4 @@
-"""Lesson 06 beyond the lesson: exact distributions, what must not matter, ties, types, and each refusal."""
+"""Lesson 33 (calibration) beyond the lesson: exact distributions, what must not matter, ties, types, and each refusal."""
 import itertools
 import re
 import subprocess

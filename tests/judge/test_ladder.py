@@ -1,4 +1,4 @@
-"""Lesson 09 beyond the lesson: both tests of a step, two kinds of interval with their names, a temperature that never sees the test."""
+"""Lesson 34 (ladder) beyond the lesson: both tests of a step, two kinds of interval with their names, a temperature that never sees the test."""
 import matplotlib
 import numpy as np
 import pytest

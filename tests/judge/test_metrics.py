@@ -1,4 +1,4 @@
-"""Lesson 05 beyond the lesson: the types labels come in, each refusal, equality with scikit-learn on many random cases."""
+"""Lesson 31 (metrics) beyond the lesson: the types labels come in, each refusal, equality with scikit-learn on many random cases."""
 import subprocess
 import sys
 

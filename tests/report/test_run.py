@@ -1,4 +1,4 @@
-"""What goes into a report and what the page does: contracts that lesson 50 cannot check on itself."""
+"""What goes into a report and what the page does: contracts that lesson 91 (run) cannot check on itself."""
 import json
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""TextClassifier and TextRegressor: contracts that lesson 24 cannot check on itself."""
+"""TextClassifier and TextRegressor: contracts that lesson 54 (text_classifier) cannot check on itself."""
 import contextlib
 import json
 import os

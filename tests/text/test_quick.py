@@ -1,4 +1,4 @@
-"""QuickClassifier: what lesson 28 cannot check on itself, and how `finetune-book predict` chooses between it and the full model."""
+"""QuickClassifier: what `library/quick` cannot check on itself, and how `finetune-book predict` chooses between it and the full model."""
 import json
 import shutil
 import subprocess

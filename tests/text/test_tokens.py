@@ -1,4 +1,4 @@
-"""Lesson 10 beyond the lesson: equality with transformers on the carried vocabulary, hostile text, and what batches may not do."""
+"""Lesson 41 (tokens) beyond the lesson: equality with transformers on the carried vocabulary, hostile text, and what batches may not do."""
 import copy
 import pickle
 import random

@@ -1,4 +1,4 @@
-"""The budget of a training: what lesson 21 cannot check on itself, and what the estimators make of it."""
+"""The budget of a training: what lesson 53 (budget) cannot check on itself, and what the estimators make of it."""
 import json
 import subprocess
 import sys

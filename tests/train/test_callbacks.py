@@ -1,4 +1,4 @@
-"What lesson 21 cannot check on itself: real kills, a full disk, hostile files, notebooks without ipywidgets, trackers."
+"What lesson 52 (callbacks) cannot check on itself: real kills, a full disk, hostile files, notebooks without ipywidgets, trackers."
 import copy
 import json
 import os

@@ -1,4 +1,4 @@
-"What lesson 20 cannot check on itself: signals, threads, state, modes, devices, and each bad input."
+"What lesson 51 (trainer) cannot check on itself: signals, threads, state, modes, devices, and each bad input."
 import ast
 import copy
 import inspect

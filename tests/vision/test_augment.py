@@ -1,4 +1,4 @@
-"""What lesson 17 cannot check on itself: types and shapes, no global randomness, independence, the trainer, each refused input."""
+"""What lesson 66 (vision_augment) cannot check on itself: types and shapes, no global randomness, independence, the trainer, each refused input."""
 import dataclasses
 import math
 import random

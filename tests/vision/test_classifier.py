@@ -1,4 +1,4 @@
-"""ImageClassifier: contracts that lesson 25 cannot check on itself. The twin of test_pipeline.py and test_sklearn_contract.py."""
+"""ImageClassifier: contracts that lesson 55 (vision_classifier) cannot check on itself. The twin of test_pipeline.py and test_sklearn_contract.py."""
 import json
 import os
 import re
