@@ -99,8 +99,8 @@ def main(argv=None):
     except BrokenPipeError:  # whoever read our output went away, as `| head` does
         sys.stdout = None
         return 0
-    except loaded("data", "InputError") as e: return complain(e, 2)
-    except loaded("report", "ReportError") as e: return complain(e, e.exit_code)
+    except loaded("checks", "InputError") as e: return complain(e, 2)
+    except loaded("report.run", "ReportError") as e: return complain(e, e.exit_code)
 
 # %% ../nbs/library/cli.ipynb #c017
 def explain(name):
@@ -197,7 +197,7 @@ def verify(
     finetune-book verify --schema
     """
     import json
-    from finetune_book.data.tables import InputError
+    from finetune_book.checks import InputError
     from finetune_book.report.verify import RECORD_SCHEMA, records, verify_report
     if schema: return print(json.dumps(RECORD_SCHEMA, indent=1))
     if not name: raise InputError(f"verify which report? In {out} there are: {', '.join(records(out)) or 'none'}")
@@ -275,7 +275,8 @@ PICTURE_SETS = ("digits", "surface_defects")
 
 def table_of(data):
     "The table file that `data` is or holds, or None for a folder of folders; InputError for a folder with neither."
-    from finetune_book.data.tables import InputError, find_source, table_suffix, visible
+    from finetune_book.checks import InputError
+    from finetune_book.data.tables import find_source, table_suffix, visible
     found = find_source(data)
     if found.is_file(): return found
     tables = [p for p in visible(found) if table_suffix(p)]
@@ -292,7 +293,8 @@ def holds_pictures(data, text=None, path=None):
     data : path or carried name
     text, path : columns that the caller named, or None; they decide for a table
     """
-    from finetune_book.data.tables import InputError, load_frame
+    from finetune_book.checks import InputError
+    from finetune_book.data.tables import load_frame
     if text and path: raise InputError("give --text for texts or --path for pictures, not both")
     table = None if data in PICTURE_SETS else table_of(data)
     if table is None or text or path: return table is None or bool(path)
@@ -305,7 +307,7 @@ TEXT_OPTIONS, PICTURE_OPTIONS = ("text", "max_length", "regression"), ("path", "
 
 def given(options, pictures):
     "The options that were given; InputError for one that belongs to the other kind."
-    from finetune_book.data.tables import InputError
+    from finetune_book.checks import InputError
     kinds = ("texts", "pictures")
     found = {name: value for name, value in options.items() if value is not None and value is not False}
     other = [name for name in (TEXT_OPTIONS if pictures else PICTURE_OPTIONS) if name in found]
@@ -322,7 +324,8 @@ def read_parts(data, pictures, column, label, group, numeric):
     column : str, the column of the texts or paths
     group : str or None, column of the unit that repeats; for pictures only in a table
     """
-    from finetune_book.data.tables import InputError, as_labels, load_frame, pick_column, read_splits
+    from finetune_book.checks import InputError
+    from finetune_book.data.tables import as_labels, load_frame, pick_column, read_splits
     if not pictures:
         parts = read_splits(data, text=column, label=label, group=group, target_type="number" if numeric else None)
         return {name: (list(frame["text"]), frame) for name, frame in parts.items()}
@@ -360,7 +363,8 @@ def split_for_training(parts, copies, numeric, validation, seed):
     copies : function of (examples, frame) giving (n,) numbers, equal for examples that are nearly the same
     validation : float, share of rows held back where there is no validation part; 0 for none
     """
-    from finetune_book.data.tables import InputError, check_table
+    from finetune_book.checks import InputError
+    from finetune_book.data.tables import check_table
     from finetune_book.data.splits import check_labels_seen, join_groups, split_rows
     if not 0 <= validation < 1: raise InputError(f"validation={validation:g}: must be at least 0 and below 1")
     train, held = parts.get("train", parts.get("all")), parts.get("validation")
@@ -428,7 +432,7 @@ def make_model(pictures, chosen):
 # %% ../nbs/library/cli.ipynb #13d496dc
 def fit_model(model, rows, held, epochs):
     "Fit on `rows`, a pair (examples, frame), watched on `held` or None; where `epochs` is None, few rows are read more often."
-    from finetune_book.data.tables import InputError
+    from finetune_book.checks import InputError
     from finetune_book.train.trainer import TrainingDiverged, enough_epochs
     if epochs is None: model.set_params(epochs=enough_epochs(len(rows[0]), model.batch_size, steps=100, least=model.epochs))
     try: model.fit(rows[0], targets(rows[1]), validation=held and (held[0], targets(held[1])))
@@ -482,7 +486,7 @@ def train(
 def class_of(folder):
     "Name of the estimator class that saved `folder`, or TextClassifier, whose `load` says what is wrong there."
     import json
-    from finetune_book.data.tables import InputError
+    from finetune_book.checks import InputError
     from finetune_book.tasks.heads import SETTINGS
     if not folder.is_dir(): raise InputError(f"{folder}: there is no such folder; give one that `finetune-book train` wrote")
     try: name = json.loads((folder / SETTINGS).read_text(encoding="utf-8")).get("estimator")
@@ -493,7 +497,7 @@ FEW = 64        # texts; of more, the full model reads faster than the quick one
 
 def opened(folder, kind, n):
     "The model in a folder, to predict `n` examples; the quick way for a few texts, where it is a BERT (`library/quick`)."
-    from finetune_book.data.tables import InputError
+    from finetune_book.checks import InputError
     if kind == "TextClassifier" and n <= FEW:
         from finetune_book.text.quick import QuickClassifier
         try: return QuickClassifier(folder)
@@ -503,7 +507,7 @@ def opened(folder, kind, n):
 # %% ../nbs/library/cli.ipynb #c068
 def examples_given(examples, data, kind):
     "Texts or paths from the arguments or standard input; None if they are in `data`."
-    from finetune_book.data.tables import InputError
+    from finetune_book.checks import InputError
     if data: return None
     if not examples and sys.stdin.isatty(): raise InputError(f"nothing to read: give {kind}, --data, or lines on standard input")
     examples = [e for e in examples or (line.rstrip("\r\n") for line in sys.stdin) if e.strip()]
@@ -513,7 +517,8 @@ def examples_given(examples, data, kind):
 # %% ../nbs/library/cli.ipynb #c069
 def pictures_in(data, path):
     "Paths of the pictures that a table lists, or that lie in a folder and the folders in it; links must stay inside."
-    from finetune_book.data.tables import IMAGE_SUFFIXES, InputError, find_source
+    from finetune_book.checks import InputError
+    from finetune_book.data.tables import IMAGE_SUFFIXES, find_source
     from finetune_book.data.images import read_picture_splits, refuse_outside
     if data in PICTURE_SETS: raise InputError(f"{data}: is carried to train on; give a folder or a table of pictures")
     found = find_source(data)
@@ -561,7 +566,7 @@ def predict(
     finetune-book predict --model model/ --data pictures/ --skip-bad
     cat lines.txt | finetune-book predict --model model/
     """
-    from finetune_book.data.tables import InputError
+    from finetune_book.checks import InputError
     from finetune_book.report.run import prepare_folder, publish
     if examples and data: raise InputError("give texts or pictures, or else --data, not both")
     kind = class_of(model)
@@ -638,7 +643,8 @@ def check_disk(need_mb=500):
 
 # %% ../nbs/library/cli.ipynb #c088
 def check_carried():
-    from finetune_book.data.tables import InputError, carried
+    from finetune_book.checks import InputError
+    from finetune_book.data.tables import carried
     try: return f"{', '.join(carried(name).name for name in ('book-bert', 'book-resnet', 'clinic_notes', 'surface_defects'))} are carried"
     except InputError as e: raise Ailment(f"{e}; fix: reinstall finetune-book, its package data is missing") from None
 

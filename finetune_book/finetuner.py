@@ -25,7 +25,7 @@ from sklearn.utils.validation import check_is_fitted
 from .train.budget import (Budget, Need, PeakWatch, batch_of, divide, draws, free_mb, held_mb, live_bytes, mixes_rows, size, tell, timed,
                                   training_need, untouched, update_cost)
 from .train.callbacks import Checkpoint, EarlyStopping, GradualUnfreeze, KeepBest, ProgressBar
-from .data.tables import InputError, shorten
+from .checks import InputError, shorten
 from .adapt.freeze import layer_groups, param_groups, parse_tune, set_trainable
 from .tasks.heads import SETTINGS, head_of
 from .optim import make_schedule

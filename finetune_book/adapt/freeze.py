@@ -13,7 +13,7 @@ import re
 import torch
 from torch import nn
 
-from ..data.tables import InputError, did_you_mean
+from ..checks import InputError, did_you_mean
 from ..tasks.heads import body_of, head_of
 
 # %% ../../nbs/6_adapting/61_freeze.ipynb #c008

@@ -14,7 +14,7 @@ from collections import Counter
 import torch
 from torch.nn import functional as F
 
-from ..data.tables import InputError, listed
+from ..checks import InputError, listed
 
 # %% ../../nbs/7_beyond/74_distill.ipynb #c009
 def soft_target_loss(student, teacher, temperature=2.):

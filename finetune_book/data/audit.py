@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from .tables import InputError, shorten
+from ..checks import InputError, shorten
 from .splits import split_rows
 
 # %% ../../nbs/2_data/23_audit.ipynb #c005

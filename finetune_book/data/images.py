@@ -28,8 +28,9 @@ import pandas as pd
 from PIL import Image
 
 from .sets import surface_defects
-from .tables import (SPLIT_NAMES, InputError, as_labels, as_texts, check_table, find_source, listed, load_frame, pick_column,
-                                read_image_folder, refuse_rows, shorten, split_files, table_suffix, visible)
+from ..checks import InputError, listed, shorten
+from .tables import (SPLIT_NAMES, as_labels, as_texts, check_table, find_source, load_frame,
+                                       pick_column, read_image_folder, refuse_rows, split_files, table_suffix, visible)
 from .splits import LeakError, merge_components
 
 # %% ../../nbs/2_data/24_images.ipynb #c005

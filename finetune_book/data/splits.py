@@ -17,7 +17,8 @@ import pandas as pd
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
-from .tables import InputError, listed, refuse_small, shorten
+from ..checks import InputError, listed, shorten
+from .tables import refuse_small
 
 # %% ../../nbs/2_data/22_splits.ipynb #c009
 def share_out(counts, sizes):

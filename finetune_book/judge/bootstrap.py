@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..data.tables import InputError
+from ..checks import InputError
 from .metrics import accuracy
 
 # %% ../../nbs/3_judging/32_bootstrap.ipynb #c009

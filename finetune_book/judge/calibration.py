@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ..data.tables import InputError
+from ..checks import InputError
 
 # %% ../../nbs/3_judging/33_calibration.ipynb #c007
 def _columns(y, classes):

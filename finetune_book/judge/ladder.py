@@ -17,7 +17,7 @@ import pandas as pd
 from .bootstrap import bootstrap_interval, mcnemar, paired_difference, seed_interval
 from .calibration import (abstention_curve, apply_temperature, draw_reliability, expected_calibration_error, fit_temperature,
                                        log_probabilities, reliability, reliability_alt)
-from ..data.tables import InputError
+from ..checks import InputError
 from .metrics import macro_f1
 
 # %% ../../nbs/3_judging/34_ladder.ipynb #c005

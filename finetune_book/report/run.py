@@ -51,7 +51,8 @@ import pandas as pd
 
 import finetune_book
 from ..train.budget import FORECAST, peak_mb
-from ..data.tables import InputError, carried, carried_names, did_you_mean, shorten
+from ..checks import InputError, did_you_mean, shorten
+from ..data.tables import carried, carried_names
 from ..figures import table_html
 
 # %% ../../nbs/9_reports/91_run.ipynb #c014

@@ -17,7 +17,7 @@ import tempfile
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from ..data.tables import InputError, did_you_mean, listed
+from ..checks import InputError, did_you_mean, listed
 from .run import (ReportError, Interrupted, NotPublished, Result, check_values, exclusive, find_template, hash_template, html_page,
                                   ingredients, json_text, out_of_sight, parameters_of, publish, read_template, run_report, shown, signed)
 

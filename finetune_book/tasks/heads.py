@@ -30,7 +30,8 @@ from urllib.request import getproxies, proxy_bypass
 import torch
 from torch import nn
 
-from ..data.tables import InputError, carried, carried_names, did_you_mean, listed, shorten
+from ..checks import InputError, did_you_mean, listed, shorten
+from ..data.tables import carried, carried_names
 
 # %% ../../nbs/4_models/45_heads.ipynb #dcc9d58b
 def quantise_rows(w):

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ..data.tables import InputError
+from ..checks import InputError
 
 # %% ../../nbs/4_models/42_bert.ipynb #c016
 def attend(q, k, v, mask=None, drop=None):

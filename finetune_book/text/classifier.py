@@ -10,7 +10,7 @@ import warnings
 
 import numpy as np
 
-from ..data.tables import InputError
+from ..checks import InputError
 from ..finetuner import Classifying, Persistent, Regressing
 from ..tasks.heads import load_text_base, pooled_features, quiet
 from .tokens import check_texts, length_buckets, pad_batch, token_report

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..data.tables import InputError
+from ..checks import InputError
 from ..adapt.freeze import param_groups
 from ..tasks.heads import check_seed, load_text_base, quiet, start_linear
 from ..optim import make_schedule

@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.tables import InputError, carried, carried_names, listed, shorten
+from ..checks import InputError, listed, shorten
+from ..data.tables import carried, carried_names
 from ..tasks.heads import PACKED, SETTINGS, WEIGHTS, check_labels, check_seed, read_json, resolve_base, start_linear, unpack_state
 from .bert import ACTIVATIONS, BertConfig, BertModel
 from .tokens import check_texts, length_buckets, pad_batch

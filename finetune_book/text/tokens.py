@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.tables import InputError
+from ..checks import InputError
 
 # %% ../../nbs/4_models/41_tokens.ipynb #c009
 # CJK blocks as in transformers, whose fifth block starts at 2B920 where BERT's first code had 2B820.

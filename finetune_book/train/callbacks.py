@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.tables import InputError, did_you_mean
+from ..checks import InputError, did_you_mean
 from .trainer import Callback, check_count
 
 # %% ../../nbs/5_training/52_callbacks.ipynb #c011

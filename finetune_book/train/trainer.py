@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch.nn.utils import clip_grad_norm_
 
-from ..data.tables import InputError
+from ..checks import InputError
 
 # %% ../../nbs/5_training/51_trainer.ipynb #c019
 def shuffled_batches(n, batch_size, seed=0):

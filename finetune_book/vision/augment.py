@@ -18,7 +18,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..data.tables import InputError
+from ..checks import InputError
 
 # %% ../../nbs/6_adapting/66_vision_augment.ipynb #c011
 def check_generator(g):

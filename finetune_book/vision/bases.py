@@ -27,7 +27,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.tables import InputError, carried, did_you_mean, listed, shorten
+from ..checks import InputError, did_you_mean, listed, shorten
+from ..data.tables import carried
 from ..tasks.heads import (check_labels, check_model_type, check_seed, head_of, hub_answers, offline_by_choice, open_model, quiet, read_json,
                                  refuse_foreign, resolve_base, seen_by_head, start_head, start_linear)
 from ..data.images import read_pictures

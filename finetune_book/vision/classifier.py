@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..data.tables import InputError, listed
+from ..checks import InputError, listed
 from ..finetuner import Classifying, Persistent, pick_device
 from ..train.trainer import shuffled_batches
 from .augment import Augment, normalise

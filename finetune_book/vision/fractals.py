@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..data.tables import InputError
+from ..checks import InputError
 
 # %% ../../nbs/7_beyond/73_fractals.ipynb #c005
 class System(NamedTuple):

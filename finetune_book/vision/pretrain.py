@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ..data.tables import InputError
+from ..checks import InputError
 from ..adapt.freeze import param_groups
 from ..optim import make_schedule
 from ..train.trainer import Trainer, shuffled_batches

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 
-from ..data.tables import InputError
+from ..checks import InputError
 
 # %% ../../nbs/4_models/43_resnet.ipynb #c021
 class BatchNorm2d(nn.Module):

@@ -28,7 +28,8 @@ import torch
 from transformers import BertModel
 
 from finetune_book.train.callbacks import Checkpoint
-from finetune_book.data.tables import InputError, carried, read_splits
+from finetune_book.checks import InputError
+from finetune_book.data.tables import carried, read_splits
 from finetune_book.judge.ladder import tfidf_floor
 from finetune_book.data.splits import few_per_class
 from finetune_book.text.classifier import TextClassifier

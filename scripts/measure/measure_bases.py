@@ -33,7 +33,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import Normalizer
 
 from finetune_book import TextClassifier
-from finetune_book.data.tables import InputError, carried, carried_names, did_you_mean, listed, read_table
+from finetune_book.checks import InputError, did_you_mean, listed
+from finetune_book.data.tables import carried, carried_names, read_table
 from finetune_book.finetuner import forward_all
 from finetune_book.tasks.heads import WEIGHTS, load_text_base, quiet, resolve_base
 from finetune_book.data.splits import few_per_class

@@ -9,7 +9,7 @@ import pytest
 from finetune_book.data.audit import (Finding, audit_table, balance_finding, copy_findings, effective_classes, far_out, find_suspects, label_suspects,
                                  leak_finding, leak_notice, length_finding, out_of_fold, picture_findings, script_counts, script_finding, script_of, suspect_finding,
                                  text_findings, token_findings)
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.figures import table_html
 from finetune_book.judge.ladder import pixels_floor, tfidf_floor
 from finetune_book.data.splits import duplicate_groups, find_leaks

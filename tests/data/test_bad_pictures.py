@@ -16,7 +16,7 @@ from PIL import Image
 
 from finetune_book import ImageClassifier
 from finetune_book.cli import main
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from test_bad_input import refused
 from test_pictures import png
 

@@ -20,7 +20,7 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFile
 
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.data.splits import LeakError, split_rows
 from finetune_book.vision import images
 from finetune_book.data.images import (cifar10, contact_sheet, digits, duplicate_pictures, fetch, perceptual_hash, picture_codes, picture_leaks,

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune_book.data.tables import InputError, read_splits
+from finetune_book.checks import InputError
+from finetune_book.data.tables import read_splits
 from finetune_book.data.splits import (LeakError, check_labels_seen, draw_rows, drop_leaks, duplicate_groups, few_per_class, find_leaks, near_duplicates,
                                   normalise, refuse_group_leaks, refuse_leaks, share_out, split_rows)
 

@@ -10,7 +10,8 @@ import pandas as pd
 import pytest
 
 from finetune_book.data.tables import tables as data
-from finetune_book.data.tables import InputError, check_table, read_image_folder, read_splits, read_table
+from finetune_book.checks import InputError
+from finetune_book.data.tables import check_table, read_image_folder, read_splits, read_table
 
 GOOD = "text,label\nfine,a\nbad,b\nok,a\nawful,b\n"
 

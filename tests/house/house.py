@@ -22,9 +22,9 @@ explain compress serve
 report
 cli
 """.split("\n")[1:-1]
-FREE_OF_TORCH = {"figures", "losses", "data.tables", "data.splits", "judge.metrics", "judge.calibration", "judge.bootstrap"}
+FREE_OF_TORCH = {"checks", "figures", "losses", "data.tables", "data.splits", "judge.metrics", "judge.calibration", "judge.bootstrap"}
 JUDGES = {"judge.metrics", "judge.calibration", "judge.bootstrap"}  # they take arrays, never models
-JUDGES_MAY_IMPORT = {"figures", "data.tables"} | JUDGES
+JUDGES_MAY_IMPORT = {"checks", "figures", "data.tables"} | JUDGES
 PICKLE_ERRORS = {"pickle.UnpicklingError", "pickle.PicklingError", "pickle.PickleError"}  # to catch one is no danger
 PICKLES = {"cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal", "jsonpickle"}
 NUMPY_WITHOUT_STATE = {"default_rng", "Generator", "SeedSequence", "BitGenerator", "PCG64", "PCG64DXSM", "Philox", "SFC64", "MT19937", "RandomState"}

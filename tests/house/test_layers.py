@@ -137,7 +137,7 @@ def test_climbing_is_seen(bad): assert house.climbs(bad, "adapt.freeze", DEMO, P
 def test_looking_up_is_seen(bad): assert house.looks_up(bad, 45, DEMO, PUBLIC) and house.looks_up(bad, 54, DEMO, PUBLIC) and house.looks_up(bad, 55, DEMO, PUBLIC) == []
 
 
-GOOD = ["from finetune_book.data.tables import InputError", "from finetune_book import accuracy", "from finetune_book import __version__",
+GOOD = ["from finetune_book.checks import InputError", "from finetune_book import accuracy", "from finetune_book import __version__",
         "from finetune_book.figures import show", "import torch", "from finetune_book.data.sets import notes"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from scipy import stats
 
 from finetune_book.judge.bootstrap import Interval, bootstrap_interval, mcnemar, paired_difference, seed_interval
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.judge.metrics import accuracy, log_loss, macro_f1
 
 RNG = np.random.default_rng(0)

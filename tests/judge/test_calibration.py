@@ -16,7 +16,7 @@ from finetune_book.judge.bootstrap import paired_difference
 from finetune_book.judge.calibration import (AbstentionArea, CalibrationError, abstention_alt, abstention_area, abstention_curve, apply_temperature,
                                        draw_abstention, draw_reliability, expected_calibration_error, fit_temperature, log_probabilities,
                                        reliability, reliability_alt, temperature_slope)
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.losses import cross_entropy, numeric_gradient, softmax
 from finetune_book.judge.metrics import log_loss
 

@@ -10,7 +10,8 @@ import pytest
 from tiny import save_tiny_base
 
 from finetune_book.cli import main
-from finetune_book.data.tables import InputError, carried
+from finetune_book.checks import InputError
+from finetune_book.data.tables import carried
 from finetune_book.report.run import find_template, parameters_of, read_template
 
 REPO = Path(__file__).parents[2]

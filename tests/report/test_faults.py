@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fault_table import FAULTS, Row, problem, shown
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.report.run import run_report
 
 FAULTY = Path(__file__).parents[1] / "fixtures" / "reports" / "faulty.ipynb"

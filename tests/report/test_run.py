@@ -11,7 +11,7 @@ from nbformat import v4
 from page_check import CHROMIUM, examine, problems
 
 from finetune_book.report.run import run as report
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.report.run import check_values, declared_in, html_page, parameters_of, parse_values, plain, publish, render_html, require, run_report
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "reports"

@@ -20,7 +20,7 @@ import finetune_book
 from finetune_book.report.run import run as report
 from finetune_book.report.run import verify
 from finetune_book.cli import main
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.judge.ladder import ladder_table, steps_table
 from finetune_book.judge.metrics import precision_recall_f1
 from finetune_book.report.run import CellFailed, declared_in, fingerprint, hash_source, ingredients, inputs_of, plain, run_report

@@ -15,7 +15,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune_book.tasks import heads
-from finetune_book.data.tables import InputError, carried
+from finetune_book.checks import InputError
+from finetune_book.data.tables import carried
 from finetune_book.tasks.heads import PACKED, SUMS, WEIGHTS, dequantise_rows, head_of, is_whole, load_text_base, pack_state, pooled_features, quantise_rows, resolve_base, unpack_state, unpacked
 
 HIDDEN_FROM_TESTS = ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_ENDPOINT", "http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "all_proxy")
@@ -84,7 +85,7 @@ def test_a_nonsense_address_counts_as_no_answer(no_network, monkeypatch, address
 
 
 def test_a_fresh_process_refuses_without_loading_transformers(tmp_path):
-    code = ("import sys, time\nimport finetune_book.adapt.freeze\nfrom finetune_book.tasks.heads import resolve_base\nfrom finetune_book.data.tables import InputError\n"
+    code = ("import sys, time\nimport finetune_book.adapt.freeze\nfrom finetune_book.tasks.heads import resolve_base\nfrom finetune_book.checks import InputError\n"
             "assert 'transformers' not in sys.modules\nstart = time.perf_counter()\n"
             "try: resolve_base('nobody/nothing')\nexcept InputError as e: print(e)\n"
             "assert time.perf_counter() - start < 2, 'import of huggingface_hub included'\nassert 'transformers' not in sys.modules")
@@ -400,7 +401,7 @@ def hub(base):
 
 def ask_hub(hub, tmp_path, *bases, **more):
     "Open bases in a fresh process that takes `hub` for the hub; what it printed, line by line."
-    code = ("import sys, time\nfrom finetune_book.tasks.heads import load_text_base\nfrom finetune_book.data.tables import InputError\nfor base in sys.argv[1:]:\n"
+    code = ("import sys, time\nfrom finetune_book.tasks.heads import load_text_base\nfrom finetune_book.checks import InputError\nfor base in sys.argv[1:]:\n"
             "    try: print(type(load_text_base(base, 2)[0]).__name__)\n    except InputError as e: print('refused:', e)")
     env = {k: v for k, v in os.environ.items() if k not in HIDDEN_FROM_TESTS} | {"HF_ENDPOINT": f"http://127.0.0.1:{hub}", "HF_HOME": str(tmp_path / "home"),
                                                                              "NO_PROXY": "127.0.0.1", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"} | more

@@ -8,7 +8,7 @@ import transformers
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.adapt.freeze import weights_hash
 from finetune_book.tasks.heads import load_text_base
 from finetune_book.text.bert import (BertConfig, BertModel, LayerNorm, SelfAttention, additive_mask, attend, attention_flops, gelu, merge_heads,

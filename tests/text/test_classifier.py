@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from finetune_book import TextClassifier, TextRegressor
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.finetuner import pick_device
 from finetune_book.adapt.freeze import weights_hash
 

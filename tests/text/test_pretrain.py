@@ -11,7 +11,7 @@ import torch.nn.functional as F
 import transformers
 
 from finetune_book.train.callbacks import Checkpoint
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.adapt.freeze import weights_hash
 from finetune_book.tasks.heads import load_text_base
 from finetune_book.losses import cross_entropy

@@ -11,7 +11,7 @@ from test_heads import save_other
 from test_pipeline import LABELS, TEXTS
 
 from finetune_book import TextClassifier, TextRegressor, cli
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.tasks.heads import load_text_base
 from finetune_book.text.quick import QuickClassifier, other_than_bert
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForSequenceClassification, BertTokenizer
 
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.text.tokens import (SPECIAL, WordPiece, basic_tokens, length_buckets, longest_match, pad_batch, padding_fraction, read_vocab,
                                        token_report)
 

@@ -12,7 +12,7 @@ from sklearn.base import clone
 from finetune_book import ImageClassifier, TextClassifier, TextRegressor
 from finetune_book.report.run import sweep
 from finetune_book.train.budget import Budget, Need, free_mb, numbers, table
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.finetuner import MARGIN, Forecasting
 from finetune_book.adapt.freeze import weights_hash
 from finetune_book.train.trainer import Callback

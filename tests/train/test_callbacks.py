@@ -20,7 +20,7 @@ from torch import nn
 from finetune_book.train import callbacks as module
 from finetune_book.train.callbacks import (Checkpoint, EarlyStopping, GradualUnfreeze, KeepBest, ProgressBar, TensorBoardLogger, WandbLogger,
                                      only_params, plain, read_state, write_state)
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.train.trainer import Callback, Trainer, shuffled_batches
 
 N, SIZE = 48, 8

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from finetune_book.train import trainer as module
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.optim import AdamW as BookAdamW
 from finetune_book.optim import SGDW, make_schedule
 from finetune_book.train.trainer import Callback, Trainer, TrainingDiverged, enough_epochs, shuffled_batches, train_mode, uninterrupted

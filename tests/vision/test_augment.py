@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from scipy import stats
 from torchvision.transforms import v2
 
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.train.trainer import Trainer, shuffled_batches
 from finetune_book.vision import augment
 from finetune_book.vision.augment import Augment, color_jitter, cutmix, mix_either, mixup, normalise, random_crop, random_flip

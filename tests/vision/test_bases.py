@@ -16,7 +16,7 @@ import torchvision
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.adapt.freeze import layer_groups, set_trainable, weights_hash
 from finetune_book.tasks.heads import head_of
 from finetune_book.vision import bases

@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from finetune_book import ImageClassifier
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.adapt.freeze import weights_hash
 from finetune_book.train.trainer import Callback
 from finetune_book.vision.augment import Augment

@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.vision.fractals import (System, box_dimension, contrast, filled, fractal_set, has_form, orbits, random_system, render, shrinkage,
                                            variants)
 

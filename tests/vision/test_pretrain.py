@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from finetune_book import ImageClassifier
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.vision.pretrain import (Imitator, Task, channel_scales, contrastive_task, imitation_loss, imitation_task, label_task, missed, nt_xent,
                                            pretrain, random_zoom, rotation_task, save_body, stage_maps, student, turn, view)
 

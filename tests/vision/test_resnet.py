@@ -7,7 +7,7 @@ import torch.nn.functional as F
 import torchvision
 from torch import nn
 
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.adapt.freeze import layer_groups, param_groups, set_trainable, unfreeze_top, weights_hash
 from finetune_book.tasks.heads import body_of, head_of
 from finetune_book.optim import make_schedule

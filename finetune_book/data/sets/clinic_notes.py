@@ -21,7 +21,7 @@ import sys
 from pathlib import Path
 from typing import NamedTuple
 
-from ..tables import InputError
+from ...checks import InputError
 
 # %% ../../../nbs/library/clinic_notes.ipynb #c009
 def pick(rng, items):

@@ -24,7 +24,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ..tables import InputError, carried, did_you_mean, listed
+from ...checks import InputError, did_you_mean, listed
+from ..tables import carried
 
 # %% ../../../nbs/library/surface_defects.ipynb #c010
 class Dice:

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from finetune_book.data.sets import clinic_notes as cn
-from finetune_book.data.tables import InputError
+from finetune_book.checks import InputError
 from finetune_book.data.splits import find_leaks
 
 SPLITS = ("train", "validation", "test")

@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from finetune_book.data.sets import surface_defects as sd
-from finetune_book.data.tables import InputError, read_image_folder
+from finetune_book.checks import InputError
+from finetune_book.data.tables import read_image_folder
 
 SPLITS = ("train", "validation", "test")
 TABLES = {"train.csv", "validation.csv", "test.csv", "sessions.csv", "README.md"}
