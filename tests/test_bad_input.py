@@ -2,16 +2,13 @@
 import os
 import pickle
 import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from finetune_book.cli import main
+from commands import START, refused
 
-START = [sys.executable, "-c", "import sys; from finetune_book.cli import main; sys.exit(main())"]
 #: sixteen texts that share few words: copies of each other would have to stay on one side of a split
 THINGS = "the room,a breakfast of eggs,our balcony upstairs,every waiter,that small pool,his bathroom tap,their garden,this lift".split(",")
 GOOD = [(f"{thing} {verdict}", label) for thing in THINGS for verdict, label in [("was good and clean", "yes"), ("sounded loud, smelled bad", "no")]]
@@ -55,18 +52,6 @@ TABLES = {
 #: only the report compares splits; `train` takes the training rows of a folder
 REPORT_ONLY = {"label in test never seen in train", "duplicate rows across splits"}
 SETTINGS = [(name, value) for name in ("epochs", "lr", "batch_size") for value in ("0", "-1")]
-
-
-def refused(capsys, args, says):
-    "The command refuses `args` with code 2 and one line that says all of `says`; returns the seconds it took."
-    begun = time.monotonic()
-    assert main(args) == 2
-    shown = capsys.readouterr()
-    lines = [line for line in shown.err.splitlines() if not line.startswith("finetune-book: see ")]
-    assert len(lines) == 1 and lines[0].startswith("finetune-book: "), shown.err
-    assert all(word in lines[0] for word in says), lines[0]
-    assert shown.out == ""
-    return time.monotonic() - begun
 
 
 @pytest.mark.parametrize("case", [name for name in TABLES if name not in REPORT_ONLY])

@@ -14,19 +14,13 @@ import pytest
 
 from finetune_book import cli
 from finetune_book.cli import main
+from commands import START, outside
 from finetune_book.report.run import Progress, read_template
 
 REPO = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures" / "reports"
 FAULTY = str(FIXTURES / "faulty.ipynb")
-START = [sys.executable, "-c", "import sys; from finetune_book.cli import main; sys.exit(main())"]
 ROWS = [("good clean room", "yes"), ("very good", "yes"), ("bad loud room", "no"), ("very bad", "no")]
-
-
-def outside(*args, **options):
-    "The command in a process of its own: (exit code, stdout, stderr)."
-    done = subprocess.run([*START, *args], capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": str(REPO)}, **options)
-    return done.returncode, done.stdout, done.stderr
 
 
 @pytest.fixture

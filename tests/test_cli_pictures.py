@@ -10,7 +10,7 @@ from PIL import Image
 
 from finetune_book import cli
 from finetune_book.cli import main
-from test_cli import outside
+from commands import outside
 
 @pytest.fixture
 def belt(tmp_path):

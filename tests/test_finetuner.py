@@ -15,7 +15,7 @@ from sklearn.utils.estimator_checks import check_estimator
 from sklearn.utils.validation import validate_data
 
 from finetune_book import TextClassifier, TextRegressor
-from test_pipeline import LABELS, TEXTS
+from examples import LABELS, TEXTS
 
 
 def sentences(X):

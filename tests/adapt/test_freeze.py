@@ -9,7 +9,7 @@ from torch import nn
 from finetune_book.checks import InputError
 from finetune_book.adapt.freeze import layer_groups, param_groups, parse_tune, set_trainable, unfreeze_top, weights_hash
 from finetune_book.tasks.heads import head_of, load_text_base
-from test_heads import save_other
+from examples import save_other
 
 KINDS = ["bert", "roberta", "distilbert", "gpt2"]
 

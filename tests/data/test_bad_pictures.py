@@ -17,8 +17,8 @@ from PIL import Image
 from finetune_book import ImageClassifier
 from finetune_book.cli import main
 from finetune_book.checks import InputError
-from test_bad_input import refused
-from test_pictures import png
+from commands import refused
+from examples import png
 
 
 def shade(bright, i=0, size=12):

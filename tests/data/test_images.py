@@ -5,7 +5,6 @@ import http.server
 import io
 import os
 import pickle
-import struct
 import subprocess
 import sys
 import tarfile
@@ -20,9 +19,10 @@ import pandas as pd
 import pytest
 from PIL import Image, ImageFile
 
+from examples import png
 from finetune_book.checks import InputError
 from finetune_book.data.splits import LeakError, split_rows
-from finetune_book.vision import images
+from finetune_book.data import images
 from finetune_book.data.images import (cifar10, contact_sheet, digits, duplicate_pictures, fetch, perceptual_hash, picture_codes, picture_leaks,
                                          read_picture, read_picture_source, read_picture_splits, read_picture_table, read_pictures,
                                          refuse_picture_leaks, refuse_two_classes)
@@ -49,12 +49,6 @@ def saved(path, image=None, **options):
     path.parent.mkdir(parents=True, exist_ok=True)
     (image or scene()).save(path, **options)
     return path
-
-
-def png(width, height, pixels=b""):
-    def block(name, content): return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-    header = block(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return b"\x89PNG\r\n\x1a\n" + header + block(b"IDAT", zlib.compress(pixels)) + block(b"IEND", b"")
 
 
 def near(a, b, most): assert a.shape == b.shape and np.abs(a.astype(int) - b.astype(int)).mean() < most

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from finetune_book.data.tables import tables as data
+from finetune_book.data import tables as data
 from finetune_book.checks import InputError
 from finetune_book.data.tables import check_table, read_image_folder, read_splits, read_table
 

@@ -10,7 +10,7 @@ import pytest
 from nbformat import v4
 from page_check import CHROMIUM, examine, problems
 
-from finetune_book.report.run import run as report
+from finetune_book.report import run as report
 from finetune_book.checks import InputError
 from finetune_book.report.run import check_values, declared_in, html_page, parameters_of, parse_values, plain, publish, render_html, require, run_report
 

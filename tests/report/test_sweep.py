@@ -11,7 +11,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from finetune_book.report.run import sweep
+from finetune_book.report import sweep
 from finetune_book.cli import main
 from finetune_book.checks import InputError
 from finetune_book.report.run import TOGGLE, parameters_of, parse_values, read_template

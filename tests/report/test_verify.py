@@ -17,8 +17,8 @@ from jsonschema import Draft202012Validator
 from nbformat import v4
 
 import finetune_book
-from finetune_book.report.run import run as report
-from finetune_book.report.run import verify
+from finetune_book.report import run as report
+from finetune_book.report import verify
 from finetune_book.cli import main
 from finetune_book.checks import InputError
 from finetune_book.judge.ladder import ladder_table, steps_table

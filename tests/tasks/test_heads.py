@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from finetune_book.tasks import heads
+from examples import save_other
 from finetune_book.checks import InputError
 from finetune_book.data.tables import carried
 from finetune_book.tasks.heads import PACKED, SUMS, WEIGHTS, dequantise_rows, head_of, is_whole, load_text_base, pack_state, pooled_features, quantise_rows, resolve_base, unpack_state, unpacked
@@ -300,23 +301,6 @@ def test_saved_classifier_keeps_its_head_for_its_labels_only(tiny_base, tmp_path
 
 
 # --- any architecture ----------------------------------------------------------------------------------------------
-
-def save_other(kind, folder, tiny_base):
-    "A tiny random base of another architecture, with the tiny tokenizer."
-    import transformers as t
-    small = dict(vocab_size=120, pad_token_id=0)
-    configs = {
-        "roberta": lambda: t.RobertaModel(t.RobertaConfig(**small, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=40)),
-        "distilbert": lambda: t.DistilBertModel(t.DistilBertConfig(**small, dim=16, n_layers=2, n_heads=2, hidden_dim=32, max_position_embeddings=40)),
-        "gpt2": lambda: t.GPT2Model(t.GPT2Config(**small, n_embd=16, n_layer=2, n_head=2, n_positions=40, bos_token_id=2, eos_token_id=3)),
-    }
-    shutil.copytree(tiny_base, folder)
-    (folder / "config.json").unlink(); (folder / "model.safetensors").unlink()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        configs[kind]().save_pretrained(folder)
-    return folder
-
 
 @pytest.mark.parametrize("kind", ["roberta", "distilbert", "gpt2"])
 def test_another_architecture(kind, tiny_base, tmp_path):

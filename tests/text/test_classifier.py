@@ -18,11 +18,7 @@ from finetune_book import TextClassifier, TextRegressor
 from finetune_book.checks import InputError
 from finetune_book.finetuner import pick_device
 from finetune_book.adapt.freeze import weights_hash
-
-POSITIVE = ["good clean room", "very good", "clean", "the room good", "clean and good", "very clean room"]
-NEGATIVE = ["bad loud room", "very bad", "loud", "the room bad", "loud and bad", "very loud room"]
-TEXTS, LABELS = POSITIVE + NEGATIVE, ["yes"] * 6 + ["no"] * 6
-
+from examples import LABELS, TEXTS
 
 @pytest.fixture
 def small(tiny_base):
@@ -185,8 +181,8 @@ def test_read_only_folder_is_one_line(small, tmp_path):
 RUN = """
 import json, os, sys
 import torch._dynamo, transformers.models.auto.modeling_auto, transformers.models.bert.modeling_bert  # once here instead of once in each child
-import test_pipeline
-ends = [test_pipeline.fit_in_a_child(*run) for run in json.loads(sys.argv[1])]
+import test_classifier
+ends = [test_classifier.fit_in_a_child(*run) for run in json.loads(sys.argv[1])]
 print(json.dumps(ends))
 """
 
@@ -231,7 +227,7 @@ def test_a_fit_killed_three_times_ends_with_the_same_weights(small, tmp_path):
     kept, whole, resumed = {**settings, "checkpoint_dir": str(tmp_path / "state")}, tmp_path / "whole", tmp_path / "resumed"
     lefts = np.random.default_rng(0).integers(1, 6, 3).tolist()
     runs = [(settings, str(whole), None), *((kept, str(resumed), left) for left in [*lefts, None])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1] / "helpers"), str(Path(__file__).parents[2])]), "OMP_NUM_THREADS": "1"}
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), str(Path(__file__).parents[1] / "helpers"), str(Path(__file__).parents[2])]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, "-c", RUN, json.dumps(runs)], capture_output=True, text=True, env=env, timeout=200)
     assert done.returncode == 0, done.stderr[-2000:]
     assert json.loads(done.stdout) == [0, *[signal.SIGKILL] * 3, 0], done.stderr[-2000:]

@@ -7,8 +7,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from test_heads import save_other
-from test_pipeline import LABELS, TEXTS
+from examples import LABELS, TEXTS, save_other
 
 from finetune_book import TextClassifier, TextRegressor, cli
 from finetune_book.checks import InputError

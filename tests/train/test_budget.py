@@ -10,15 +10,14 @@ import torch
 from sklearn.base import clone
 
 from finetune_book import ImageClassifier, TextClassifier, TextRegressor
-from finetune_book.report.run import sweep
+from finetune_book.report import sweep
 from finetune_book.train.budget import Budget, Need, free_mb, numbers, table
 from finetune_book.checks import InputError
 from finetune_book.finetuner import MARGIN, Forecasting
 from finetune_book.adapt.freeze import weights_hash
 from finetune_book.train.trainer import Callback
 from finetune_book.vision.augment import Augment
-from test_pipeline import LABELS, TEXTS
-from test_vision_pipeline import pictures
+from examples import LABELS, TEXTS, pictures
 
 LONG, BOTH = [f"{text} " * 12 for text in TEXTS * 3], LABELS * 3            # 36 texts of up to 62 tokens
 X, Y = pictures(36, 16)

@@ -26,21 +26,13 @@ from finetune_book.train.trainer import Callback
 from finetune_book.vision.augment import Augment
 from finetune_book.vision.bases import batch_norms
 from finetune_book.vision.resnet import BasicBlock, ResNet
+from examples import X, Y, everything, pictures
 
 
-def pictures(n=24, size=8, seed=0):
-    "Dark and bright noise, (n, size, size, 3) uint8, and its labels: quickly learnt."
-    X = np.random.default_rng(seed).integers(0, 120, (n, size, size, 3)).astype(np.uint8)
-    X[1::2] += 120
-    return X, np.array(["dark", "lit"] * n)[:n]
-
-
-X, Y = pictures()
 MIXED = dict(augment="crop+flip+mixup")
 
 
 def statistics(model): return [t.clone() for norm in batch_norms(model) for t in (norm.running_mean, norm.running_var)]
-def everything(model): return weights_hash({k: v for k, v in model.state_dict().items() if v.is_floating_point()})
 
 
 @pytest.fixture(scope="module")
@@ -371,7 +363,7 @@ import json, os, signal, sys
 import torch._dynamo  # torch's optimizers import it at their first use: once here instead of once in each child
 from finetune_book import ImageClassifier
 from finetune_book.train.trainer import Callback
-from test_vision_pipeline import X, Y, everything
+from examples import X, Y, everything
 class Kill(Callback):
     order = 99
     def on_batch_end(self, trainer):
