@@ -3,7 +3,7 @@ import torch
 from _timing import compare
 
 from finetune_book.data.tables import read_splits
-from finetune_book.tasks.heads import load_text_base
+from finetune_book.text.bases import load_text_base
 from finetune_book.text.tokens import pad_batch
 
 

@@ -12,7 +12,7 @@ from finetune_book.report.sweep import THREADS, share_of, shared_environment
 JOBS, STEPS = 2, 6
 TRAIN = """
 import sys, torch
-from finetune_book.tasks.heads import load_text_base
+from finetune_book.text.bases import load_text_base
 with torch.random.fork_rng():
     torch.manual_seed(0)
     ids = torch.randint(5, 900, (16, 64))

@@ -261,13 +261,13 @@ def gallery(out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder o
     finetune-book gallery
     finetune-book gallery reports/
     """
-    from finetune_book.report.run import sweep
+    from finetune_book.report import sweep
     print(sweep.gallery(out))
 
 # %% ../nbs/library/cli.ipynb #c041
 def check_model_folder(out):
     "Refuse, before training, a folder that the model could not be saved to afterwards."
-    from finetune_book.finetuner import staging_folder
+    from finetune_book.saving import staging_folder
     staging_folder(out).rmdir()
 
 # %% ../nbs/library/cli.ipynb #c043
@@ -487,7 +487,7 @@ def class_of(folder):
     "Name of the estimator class that saved `folder`, or TextClassifier, whose `load` says what is wrong there."
     import json
     from finetune_book.checks import InputError
-    from finetune_book.tasks.heads import SETTINGS
+    from finetune_book.saving import SETTINGS
     if not folder.is_dir(): raise InputError(f"{folder}: there is no such folder; give one that `finetune-book train` wrote")
     try: name = json.loads((folder / SETTINGS).read_text(encoding="utf-8")).get("estimator")
     except (OSError, ValueError, AttributeError): name = None

@@ -28,11 +28,11 @@ class _NumbersAsText:
         X, y = validate_data(self, X, y, y_numeric=isinstance(self, TextRegressor))
         return super().fit(sentences(X), y, validation)
 
-    def _scores(self, X):
+    def outputs(self, X):
         from sklearn.utils.validation import check_is_fitted
         check_is_fitted(self, "model_")
         self.model_.double()          # the checks compare batches of two sizes to 1e-7, less than one step of a float32
-        return super()._scores(sentences(validate_data(self, X, reset=False)))
+        return super().outputs(sentences(validate_data(self, X, reset=False)))
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -16,11 +16,15 @@ from torch import nn
 
 from ..checks import InputError
 from ..adapt.freeze import param_groups
-from ..tasks.heads import check_seed, load_text_base, quiet, start_linear
+from ..tasks.pretrained import quiet
+from .bases import load_text_base
+from ..checks import check_seed
+from ..tasks.heads import start_linear
 from ..optim import make_schedule
 from .bert import LayerNorm, gelu
 from .tokens import length_buckets, pad_batch
-from ..train.trainer import Trainer, check_count
+from ..checks import check_whole
+from ..train.trainer import Trainer
 
 # %% ../../nbs/7_beyond/71_text_pretrain.ipynb #c012
 IGNORE = -100  # a label that does not count, as in lesson 11 (losses)
@@ -181,7 +185,7 @@ def portions(lengths, batch_size, steps, seed=0):
     -------
     callable, int -> list of row-number arrays, for `Trainer.fit`
     """
-    check_count("steps", steps)
+    check_whole("steps", steps, 1)
     a_pass = len(length_buckets(lengths, batch_size, seed, 0))
     def batches(number):
         todo = range(number * steps, (number + 1) * steps)

@@ -15,7 +15,12 @@ from torch import nn
 
 from ..checks import InputError, listed, shorten
 from ..data.tables import carried, carried_names
-from ..tasks.heads import PACKED, SETTINGS, WEIGHTS, check_labels, check_seed, read_json, resolve_base, start_linear, unpack_state
+from ..data.packed import PACKED, WEIGHTS, read_json, unpack_state
+from ..data.hub import resolve_base
+from ..tasks.pretrained import check_class_names
+from ..checks import check_seed
+from ..saving import SETTINGS
+from ..tasks.heads import start_linear
 from .bert import ACTIVATIONS, BertConfig, BertModel
 from .tokens import check_texts, length_buckets, pad_batch
 
@@ -125,7 +130,7 @@ class QuickClassifier:
         folder = Path(source) if classes is None else Path(carried(source) if source in carried_names() else resolve_base(source))
         if classes is None and not folder.is_dir():
             raise InputError(f"{folder}: no such folder; give one that TextClassifier.save wrote, or a base and its classes" + (f": QuickClassifier({str(source)!r}, classes=[…])" if str(source) in carried_names() else ""))
-        named, self.max_length = read_saved(folder) if classes is None else (check_labels(len(classes), "classification", list(classes)), max_length)
+        named, self.max_length = read_saved(folder) if classes is None else (check_class_names(len(classes), "classification", list(classes)), max_length)
         config, state = read_bert(folder)
         if self.max_length is None: self.max_length = min(128, config.max_position_embeddings)
         if not 3 <= self.max_length <= config.max_position_embeddings: raise InputError(f"max_length={self.max_length}: from 3 to {config.max_position_embeddings} tokens, which this base reads")

@@ -29,8 +29,11 @@ from torch import nn
 
 from ..checks import InputError, did_you_mean, listed, shorten
 from ..data.tables import carried
-from ..tasks.heads import (check_labels, check_model_type, check_seed, head_of, hub_answers, offline_by_choice, open_model, quiet, read_json,
-                                 refuse_foreign, resolve_base, seen_by_head, start_head, start_linear)
+from ..data.packed import read_json
+from ..data.hub import hub_answers, offline_by_choice, resolve_base
+from ..tasks.pretrained import check_class_names, check_model_type, open_model, quiet, refuse_foreign, start_head
+from ..checks import check_seed
+from ..tasks.heads import head_of, seen_by_head, start_linear
 from ..data.images import read_pictures
 from .resnet import BasicBlock, BatchNorm2d, Bottleneck, ResNet, ResNetConfig
 
@@ -432,7 +435,7 @@ def load_image_base(base, n_out, labels=None, seed=0, size=None):
     -----
     UserWarning if a weights file brought no head that fits, or more than a ResNet; the sentence is in `model.note` too.
     """
-    labels = check_labels(n_out, "classification", labels); check_seed(seed)
+    labels = check_class_names(n_out, "classification", labels); check_seed(seed)
     if size is not None: check_size(size)
     with torch.random.fork_rng(devices=[]): model, prep = open_any(base, int(n_out), labels, int(seed))
     model = model.float().eval()

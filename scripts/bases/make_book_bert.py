@@ -37,7 +37,7 @@ from transformers import AutoModel, BertConfig, BertModel
 from finetune_book.compress.distill import (SPECIAL, distillation_losses, keep_layers, mean_pool, piece_shares, prune_tokenizer,
                                             prune_vocabulary, same_pieces, warm_hold_cool)
 from finetune_book.data.tables import carried
-from finetune_book.tasks.heads import PACKED, pack_state, unpack_state
+from finetune_book.data.packed import PACKED, pack_state, unpack_state
 from finetune_book.text.tokens import length_buckets, pad_batch
 
 LIMIT_BYTES = 12_000_000

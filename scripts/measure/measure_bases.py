@@ -36,9 +36,12 @@ from finetune_book import TextClassifier
 from finetune_book.checks import InputError, did_you_mean, listed
 from finetune_book.data.tables import carried, carried_names, read_table
 from finetune_book.finetuner import forward_all
-from finetune_book.tasks.heads import WEIGHTS, load_text_base, quiet, resolve_base
+from finetune_book.data.packed import WEIGHTS
+from finetune_book.data.hub import resolve_base
+from finetune_book.tasks.pretrained import quiet
+from finetune_book.text.bases import load_text_base
 from finetune_book.data.splits import few_per_class
-from finetune_book.text.classifier import encode
+from finetune_book.text.rows import encode
 from finetune_book.text.tokens import length_buckets, pad_batch
 
 COLUMNS = "modality,set,base,method,labels_per_class,seed,metric,value,n_test,seconds,base_sha".split(",")

@@ -7,8 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from finetune_book.checks import InputError
-from finetune_book.adapt.freeze import layer_groups, param_groups, parse_tune, set_trainable, unfreeze_top, weights_hash
-from finetune_book.tasks.heads import head_of, load_text_base
+from finetune_book.adapt import as_method
+from finetune_book.adapt.freeze import Full, Gradual, Head, TopK, layer_groups, param_groups, unfreeze_top, weights_hash
+from finetune_book.text.bases import load_text_base
+from finetune_book.tasks.heads import head_of
 from examples import save_other
 
 KINDS = ["bert", "roberta", "distilbert", "gpt2"]
@@ -66,7 +68,7 @@ def test_eleven_layers_are_in_the_order_of_numbers_not_of_letters(tiny_base):
 def test_frozen_stays_to_the_bit_and_the_rest_moves(models, kind, tune, optimizer, settings):
     model, batch = models[kind]
     model = copy.deepcopy(model)
-    count = set_trainable(model, tune)
+    count = as_method(tune).attach(model)
     free = {n for n, p in model.named_parameters() if p.requires_grad}
     assert count == sum(p.numel() for n, p in model.named_parameters() if n in free)
     before = hashes(model)
@@ -99,7 +101,7 @@ def test_freezing_again_drops_old_gradients_and_old_momentum_does_nothing(models
     model, batch = models["bert"]
     model = copy.deepcopy(model)
     opt = train(model, batch)
-    set_trainable(model, "head")
+    Head().attach(model)
     before = hashes(model)
     F.cross_entropy(model(**batch).logits, torch.tensor([0, 1, 2])).backward()
     opt.step()
@@ -108,19 +110,19 @@ def test_freezing_again_drops_old_gradients_and_old_momentum_does_nothing(models
 
 def test_head_is_the_last_linear_layer_alone(models):
     model = copy.deepcopy(models["bert"][0])
-    assert set_trainable(model, "head") == 16 * 3 + 3
+    assert Head().attach(model) == 16 * 3 + 3
     assert {n for n, p in model.named_parameters() if p.requires_grad} == {"classifier.weight", "classifier.bias"}
-    assert set_trainable(model, "gradual") == 16 * 3 + 3 + 16 * 16 + 16
-    assert set_trainable(model, "full") == sum(p.numel() for p in model.parameters())
+    assert Gradual().attach(model) == 16 * 3 + 3 + 16 * 16 + 16
+    assert Full().attach(model) == sum(p.numel() for p in model.parameters())
 
 
 @pytest.mark.parametrize("bad", ["", "Full", "top", "top-", "top-0", "top--1", "top-1.5", "top-1 ", "top-٣", "all", None, 3, "top-99999"])
 def test_unknown_ways_name_the_allowed_ones(bad):
-    with pytest.raises(InputError, match="'head', 'full', 'gradual' or 'top-K'"): parse_tune(bad)
+    with pytest.raises(InputError, match="must be 'full', 'head', 'top-K' or 'gradual'.*whole number from 1, as in 'top-2'"): as_method(bad)
 
 
 def test_known_ways():
-    assert [parse_tune(t) for t in ("head", "full", "gradual", "top-1", "top-12")] == [("head", 0), ("full", 0), ("gradual", 0), ("top", 1), ("top", 12)]
+    assert [as_method(t) for t in ("head", "full", "gradual", "top-1", "top-12", "top(k=12)")] == [Head(), Full(), Gradual(), TopK(1), TopK(12), TopK(12)]
 
 
 def test_more_layers_than_there_are(models):

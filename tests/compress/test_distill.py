@@ -13,7 +13,7 @@ from finetune_book.compress.distill import (SPECIAL, distillation_losses, hidden
                                             prune_tokenizer, prune_vocabulary, same_pieces, soft_target_loss, unexplained, warm_hold_cool)
 from finetune_book.checks import InputError
 from finetune_book.data.tables import carried
-from finetune_book.tasks.heads import unpacked
+from finetune_book.data.packed import unpacked
 
 
 def normal(*shape, seed=0, scale=1.): return torch.tensor(np.random.default_rng(seed).normal(size=shape) * scale)

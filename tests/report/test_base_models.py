@@ -112,7 +112,7 @@ def test_draws(script):
 def test_the_mean_is_over_the_text_alone(script, measured):
     "Padding leaves no trace, and the mean is that of the body's states."
     import torch
-    from finetune_book.tasks.heads import load_text_base
+    from finetune_book.text.bases import load_text_base
     texts = ["bad room", "good clean room with right head"]
     both, one = script.mean_features(measured[1], texts), script.mean_features(measured[1], texts[:1])
     assert both.dtype == np.float16 and np.abs(both[0].astype(float) - one[0]).max() < 2e-3

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from finetune_book.checks import InputError
 from finetune_book.adapt.freeze import weights_hash
-from finetune_book.tasks.heads import load_text_base
+from finetune_book.text.bases import load_text_base
 from finetune_book.text.bert import (BertConfig, BertModel, LayerNorm, SelfAttention, additive_mask, attend, attention_flops, gelu, merge_heads,
                                      split_heads)
 from finetune_book.text.tokens import pad_batch

@@ -13,7 +13,7 @@ import transformers
 from finetune_book.train.callbacks import Checkpoint
 from finetune_book.checks import InputError
 from finetune_book.adapt.freeze import weights_hash
-from finetune_book.tasks.heads import load_text_base
+from finetune_book.text.bases import load_text_base
 from finetune_book.losses import cross_entropy
 from finetune_book.text.bert import BertConfig, BertModel
 from finetune_book.text.pretrain import IGNORE, MaskedLM, Masker, fixed_batches, load_body, masked_batch, perplexity, portions, pretrain, save_base

@@ -11,7 +11,7 @@ from examples import LABELS, TEXTS, save_other
 
 from finetune_book import TextClassifier, TextRegressor, cli
 from finetune_book.checks import InputError
-from finetune_book.tasks.heads import load_text_base
+from finetune_book.text.bases import load_text_base
 from finetune_book.text.quick import QuickClassifier, other_than_bert
 
 

@@ -13,7 +13,8 @@ from finetune_book import ImageClassifier, TextClassifier, TextRegressor
 from finetune_book.report import sweep
 from finetune_book.train.budget import Budget, Need, free_mb, numbers, table
 from finetune_book.checks import InputError
-from finetune_book.finetuner import MARGIN, Forecasting
+from finetune_book import finetuner
+from finetune_book.train.forecast import SPARE
 from finetune_book.adapt.freeze import weights_hash
 from finetune_book.train.trainer import Callback
 from finetune_book.vision.augment import Augment
@@ -28,9 +29,9 @@ def flat(clf): return torch.cat([p.detach().flatten() for p in clf.model_.parame
 def apart(a, b): return ((flat(a) - flat(b)).norm() / flat(b).norm()).item()
 def same(a, b, X=LONG):
     "Same function, and same weights up to what Adam makes of gradients that are zero but for rounding, such as a key's bias."
-    return np.abs(a._scores(X) - b._scores(X)).max() < 1e-4 and apart(a, b) < 1e-3
+    return np.abs(a.outputs(X) - b.outputs(X)).max() < 1e-4 and apart(a, b) < 1e-3
 
-def half(clf): return MARGIN * clf.budget_.needed_mb * .6                    # too little for a whole batch
+def half(clf): return SPARE * clf.budget_.needed_mb * .6                    # too little for a whole batch
 
 
 @pytest.fixture(scope="module")
@@ -54,9 +55,9 @@ def whole(texts): return TextClassifier(**texts).fit(LONG, BOTH)
 
 # --- nobody notices ------------------------------------------------------------------------------------------------
 
-def blind(self, trainer, *args):
+def blind(self, trainer, before, left):
     "In place of a forecast: nothing is tried."
-    return Budget(0, 10**6, 1, self._eval_rows, self.epochs, 0., 0., 0., 0., 0., 0., "machine", 0., 0., 0.)
+    return Budget(0, 10**6, 1, self.job.rows.rows_at_once, left, 0., 0., 0., 0., 0., 0., "machine", 0., 0., 0.)
 
 
 @pytest.mark.parametrize("kind, changes", [("texts", {}), ("texts", {"tune": "gradual"}), ("texts", {"tune": "head"}),
@@ -67,7 +68,7 @@ def test_the_tries_change_no_bit(kind, changes, request, monkeypatch):
     state = torch.get_rng_state()
     with_budget = maker(**given).fit(*data, validation=(data[0][:6], data[1][:6]))
     assert torch.equal(state, torch.get_rng_state())
-    for name in ("_forecast", "_forecast_head"): monkeypatch.setattr(Forecasting, name, blind)
+    for way in (finetuner.ThroughAll, finetuner.ThroughTable): monkeypatch.setattr(way, "forecast", blind)
     without = maker(**given).fit(*data, validation=(data[0][:6], data[1][:6]))
     assert everything(with_budget) == everything(without) and with_budget.history_ == without.history_
 
@@ -96,7 +97,7 @@ def test_pieces_are_the_same_update(plain, changes):
     one = TextClassifier(**plain, **changes).fit(LONG, BOTH)
     cut = TextClassifier(**plain, **changes, memory_mb=half(one)).fit(LONG, BOTH)
     assert one.budget_.accumulate == 1 and cut.budget_.accumulate >= 2 and cut.budget_.micro_batch < 18
-    assert cut.budget_.needed_mb * MARGIN <= half(one) and str(cut.budget_).endswith("the same update")
+    assert cut.budget_.needed_mb * SPARE <= half(one) and str(cut.budget_).endswith("the same update")
     assert same(cut, one) and np.allclose([h["train_loss"] for h in cut.history_], [h["train_loss"] for h in one.history_], atol=1e-5)
 
 
@@ -129,7 +130,7 @@ def test_a_frozen_batchnorm_may_be_cut(photos):
 
 
 def test_not_even_one_row(texts, photos, whole):
-    fixed = 4 * whole.budget_.gradients_mb * MARGIN
+    fixed = 4 * whole.budget_.gradients_mb * SPARE
     for memory, says in ((fixed * .9, "without a single row"), (fixed * 1.01, "even one row at a time")):
         with pytest.raises(InputError, match=f"{says}.*a smaller max_length, a smaller base or tune='head'") as caught:
             TextClassifier(**texts, memory_mb=memory).fit(LONG, BOTH)

@@ -18,8 +18,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from finetune_book.train import callbacks as module
-from finetune_book.train.callbacks import (Checkpoint, EarlyStopping, GradualUnfreeze, KeepBest, ProgressBar, TensorBoardLogger, WandbLogger,
-                                     only_params, plain, read_state, write_state)
+from finetune_book.adapt.freeze import GradualUnfreeze
+from finetune_book.train.callbacks import (Checkpoint, EarlyStopping, KeepBest, ProgressBar, TensorBoardLogger,
+                                           WandbLogger, only_params, read_state, storable, write_state)
 from finetune_book.checks import InputError
 from finetune_book.train.trainer import Callback, Trainer, shuffled_batches
 
@@ -29,11 +30,11 @@ Y = (X[:, 0] > 0).long()
 REPO = Path(module.__file__).resolve().parent.parent
 
 
-def make(*callbacks, lr=.01, loss_fn=F.cross_entropy, seed=0):
+def make(*callbacks, lr=.01, loss_fn=F.cross_entropy, seed=0, **more):
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(5, 8), nn.ReLU(), nn.Dropout(.5), nn.Linear(8, 2))
-    return Trainer(model, torch.optim.AdamW(model.parameters(), lr=lr), loss_fn, callbacks=callbacks, seed=seed)
+    return Trainer(model, torch.optim.AdamW(model.parameters(), lr=lr), loss_fn, callbacks=callbacks, seed=seed, **more)
 
 
 def validate(model): return {"val_loss": F.cross_entropy(model(X), Y).item(), "val_accuracy": .5}
@@ -257,10 +258,10 @@ def test_a_file_with_something_else_in_it(tmp_path):
     assert Checkpoint.latest(tmp_path / "nowhere") is None
 
 
-def test_plain_keeps_values_and_refuses_objects():
-    got = plain({"a": np.float64(.1), "b": [np.int64(3), (np.bool_(True), None)], "c": np.arange(3), "d": {"e": "text"}})
+def test_storable_keeps_values_and_refuses_objects():
+    got = storable({"a": np.float64(.1), "b": [np.int64(3), (np.bool_(True), None)], "c": np.arange(3), "d": {"e": "text"}})
     assert got["a"] == .1 and type(got["a"]) is float and got["b"] == [3, (True, None)] and torch.equal(got["c"], torch.arange(3))
-    with pytest.raises(InputError, match=r"state\['x'\]\[1\] is a Path|PosixPath"): plain({"x": [1, Path("y")]})
+    with pytest.raises(InputError, match=r"state\['x'\]\[1\] is a Path|PosixPath"): storable({"x": [1, Path("y")]})
 
 
 def test_numpy_rates_survive(tmp_path):
@@ -282,12 +283,13 @@ def test_bad_every_steps(tmp_path, every):
 
 
 def test_a_checkpoint_of_another_run_is_refused(tmp_path):
-    fit(make(Checkpoint(tmp_path, run="data a")), epochs=1)
-    with pytest.raises(InputError, match="its seed is 0, here it is 1"): fit(make(Checkpoint(tmp_path, run="data a"), seed=1), resume=Checkpoint.latest(tmp_path))
-    trainer = make(Checkpoint(tmp_path, run="data b"))
-    before = bits(trainer).clone()
-    with pytest.raises(InputError, match="'data a', here it is 'data b'"): fit(trainer, resume=Checkpoint.latest(tmp_path))
-    assert torch.equal(before, bits(trainer))
+    def named(data, **more): return make(Checkpoint(tmp_path), identity=dict(data=data), **more)
+    fit(named("a"), epochs=1)
+    with pytest.raises(InputError, match="its seed is 0, here it is 1"): fit(named("a", seed=1), resume=Checkpoint.latest(tmp_path))
+    for trainer, says in ((named("b"), "its data is a, here it is b"), (make(Checkpoint(tmp_path)), "its data is a, here it is not there")):
+        before = bits(trainer).clone()
+        with pytest.raises(InputError, match=says): fit(trainer, resume=Checkpoint.latest(tmp_path))
+        assert torch.equal(before, bits(trainer))
 
 
 # --- watching a metric ----------------------------------------------------------------------------------------------

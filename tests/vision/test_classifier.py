@@ -48,7 +48,14 @@ def fitted(fast): return ImageClassifier(**fast).fit(X, Y)
 @pytest.fixture(scope="module")
 def start(fast):
     "What `fit` begins from, before any step."
-    return ImageClassifier(**fast)._load_base(2, ["dark", "lit"])
+    return opened(ImageClassifier(**fast))
+
+
+def opened(est):
+    "The base of an estimator with a head for its two classes."
+    task = est._task()
+    task.learn(Y)
+    return est._rows().open(est.base, task, est.seed)
 
 
 # --- learning ------------------------------------------------------------------------------------------------------
@@ -84,14 +91,14 @@ def test_on_a_gpu_convolutions_repeat_and_keep_their_digits():
     "Looked at without a GPU: the switches of cuDNN inside and outside of what fit and predict run in."
     switches = lambda: (torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark, torch.backends.cudnn.allow_tf32)
     before = switches()
-    with ImageClassifier()._numerics(torch.device("cuda")): assert switches() == (True, False, False)
+    with ImageClassifier()._rows().numerics(torch.device("cuda")): assert switches() == (True, False, False)
     assert switches() == before
-    with ImageClassifier()._numerics(torch.device("cpu")): assert switches() == before
+    with ImageClassifier()._rows().numerics(torch.device("cpu")): assert switches() == before
 
 
 @pytest.mark.parametrize("precision, known, warned", [("bfloat16", False, True), ("bfloat16", True, False), ("float32", False, False)])
 def test_a_machine_that_imitates_bfloat16_says_so(fast, monkeypatch, precision, known, warned):
-    monkeypatch.setattr("finetune_book.vision.classifier.knows_bfloat16", lambda device: known)
+    monkeypatch.setattr("finetune_book.vision.rows.knows_bfloat16", lambda device: known)
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         ImageClassifier(**dict(fast, epochs=1, precision=precision)).fit(X, Y)
@@ -271,9 +278,9 @@ def test_a_hugging_face_base_trains_saves_and_opens_elsewhere(fast, tmp_path, tu
     assert clf.preprocessing_.size == 16
     clf.save(tmp_path / "m")
     theirs = AutoModelForImageClassification.from_pretrained(tmp_path / "m").eval()
-    rows = clf._prepare(clf.model_, X)
-    with torch.no_grad(): logits = theirs(**clf._collate(rows, np.arange(24), False)).logits
-    assert np.abs(logits.numpy() - clf._scores(X)).max() < 1e-5 and theirs.config.id2label == {0: "dark", 1: "lit"}
+    rows = clf.rows_.prepare(X)
+    with torch.no_grad(): logits = theirs(**clf.rows_.collate(rows, np.arange(24))).logits
+    assert np.abs(logits.numpy() - clf.outputs(X)).max() < 1e-5 and theirs.config.id2label == {0: "dark", 1: "lit"}
     assert ImageClassifier.load(tmp_path / "m").predict_proba(X).tolist() == clf.predict_proba(X).tolist()
 
 
@@ -336,7 +343,7 @@ def test_frozen_hugging_face_bodies(fast, tmp_path, tune):
     base = hugging_face_base(tmp_path / "base")
     clf = ImageClassifier(**{**fast, "base": base, "tune": tune}, freeze_norm=tune == "full").fit(X, Y)
     est = ImageClassifier(**{**fast, "base": base})
-    moved = changed(clf.model_, est._load_base(2, ["dark", "lit"]))
+    moved = changed(clf.model_, opened(est))
     stem = {n for n in moved if "embedder" in n}
     assert bool(stem) == (tune == "full") and not {n for n in moved if "running" in n and ("embedder" in n or tune != "top-1")}
 
@@ -346,7 +353,7 @@ def test_frozen_hugging_face_bodies(fast, tmp_path, tune):
 @pytest.mark.parametrize("n", [2, 3, 9, 17])
 def test_a_last_batch_of_one_picture(fast, n):
     clf = ImageClassifier(**fast, augment="crop+cutmix").fit(X[:n], Y[:n])
-    sizes = [len(idx) for idx in clf._batches(np.zeros(n))(0)]
+    sizes = [len(idx) for idx in clf.rows_.batches(np.zeros(n), clf.batch_size, clf.seed)(0)]
     assert sum(sizes) == n and min(sizes) > 1 and np.isfinite(clf.history_[-1]["train_loss"])
 
 
@@ -472,11 +479,10 @@ class NumbersAsPictures(ImageClassifier):
         X, y = validate_data(self, X, y)
         return super().fit(paint(X), y, validation)
 
-    def _scores(self, X):
+    def outputs(self, X):
         check_is_fitted(self, "model_")
-        return super()._scores(paint(validate_data(self, X, reset=False)))
+        return super().outputs(paint(validate_data(self, X, reset=False)))
 
-    def _check_inputs(self, X): return X
     def score(self, X, y, sample_weight=None): return float(np.average(self.predict(X) == y, weights=sample_weight))
 
     def __sklearn_tags__(self):
@@ -519,6 +525,6 @@ def test_a_very_narrow_net_does_not_end_the_program(tmp_path):
 from finetune_book import ImageClassifier
 rng = np.random.default_rng(0)
 clf = ImageClassifier(base={str(base)!r}, epochs=4, batch_size=8, device="cpu", verbose=0).fit(rng.integers(0, 256, (24, 48, 48, 3), dtype=np.uint8), ["a", "b"] * 12)
-print(clf._narrow)"""
+print(clf.rows_.narrow)"""
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=600, env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])})
     assert (done.returncode, done.stdout) == (0, "True\n"), done.stderr
