@@ -2,11 +2,17 @@
 import ast
 import json
 import re
+import subprocess
+import sys
 import warnings
+from collections import Counter, defaultdict
 from functools import cache
 from pathlib import Path
 
 PACKAGE = "finetune_book"
+WIDTH = 120        # characters in a line of code
+MOST_NAMES = 12    # public names in a module
+MOST_DEEP = 3      # classes of the book above each other
 # What may import what: each only what stands in a line above it. Modules of one line may import each other, as long as no circle closes.
 ORDER = """
 checks
@@ -261,3 +267,85 @@ def warns(source):
         warnings.simplefilter("always")
         ast.parse(source)
     return [f"line {w.lineno}: {w.message}" for w in caught]
+
+
+# --- width, names, docstrings, inheritance -------------------------------------------------------------------------
+
+def own_lines(source):
+    "Numbers of the lines that people wrote: all but nbdev's list of public names."
+    lists = [n for n in parse(source).body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"]
+    generated = {i for n in lists for i in range(n.lineno, n.end_lineno + 1)}
+    return set(range(1, source.count("\n") + 2)) - generated
+
+
+def wide(*paths):
+    "Lines over WIDTH characters by path, in modules and in the code cells of notebooks; ruff counts, and a Chinese character as two."
+    ruff = [Path(sys.executable).with_name("ruff"), "check", "--isolated", "--no-cache", "--select", "E501"]
+    done = subprocess.run([*ruff, "--line-length", str(WIDTH), "--output-format", "json", *paths], capture_output=True, text=True)
+    assert done.returncode < 2, done.stderr
+    found = {Path(p): [] for p in paths}
+    for breach in json.loads(done.stdout):
+        path, row = Path(breach["filename"]), breach["location"]["row"]
+        if path.suffix == ".py" and row not in own_lines(path.read_text(encoding="utf-8")): continue
+        place = f"cell {breach['cell']}, line {row}" if breach.get("cell") else f"line {row}"
+        found[path].append(f"{place}: {breach['message']}")
+    return found
+
+
+def public_names(source):
+    "What `from module import *` would bring: the names in `__all__`."
+    lists = [n.value for n in parse(source).body if isinstance(n, ast.Assign) and getattr(n.targets[0], "id", "") == "__all__"]
+    return [e.value for value in lists for e in value.elts]
+
+
+def crowded(source, module):
+    "A module has at most MOST_NAMES public names."
+    n = len(public_names(source))
+    return [f"{module} has {n} public names, {MOST_NAMES} are allowed"] if n > MOST_NAMES else []
+
+
+def two_homes(modules):
+    "A public name belongs to one module; another may pass it on that imports it from there."
+    homes = defaultdict(list)
+    for module, source in modules.items():
+        passed_on = {name for name, full in aliases(parse(source), module).items() if full.startswith(f"{PACKAGE}.")}
+        for name in public_names(source):
+            if name not in passed_on: homes[name].append(module)
+    return [f"{name} is public in {' and in '.join(where)}" for name, where in sorted(homes.items()) if len(where) > 1]
+
+
+def undescribed(source, module):
+    "A module's first line says what it holds."
+    return [] if (ast.get_docstring(parse(source)) or "").strip() else [f"{module} has no docstring"]
+
+
+def families(modules):
+    "(module, class) → its base classes among the book's own, as such pairs."
+    own = {(m, n.name): n for m, source in modules.items() for n in nodes(parse(source)) if isinstance(n, ast.ClassDef)}
+    def bases(module, node):
+        alias = aliases(parse(modules[module]), module)
+        for base in node.bases:
+            full = _call_name(base, alias).removeprefix(f"{PACKAGE}.").rpartition(".")
+            yield (full[0] or module, full[2])
+    return {(module, name): [b for b in bases(module, node) if b in own] for (module, name), node in own.items()}
+
+
+def too_deep(modules):
+    "At most MOST_DEEP of the book's classes stand above each other."
+    above = families(modules)
+    def depth(c): return 1 + max(map(depth, above[c]), default=0)
+    return [f"{m}: {name} is {depth((m, name))} deep, {MOST_DEEP} are allowed" for m, name in above if depth((m, name)) > MOST_DEEP]
+
+
+def only_cuts(modules):
+    "A class that is never made and has one subclass is a part of that one: it only cuts a file in pieces."
+    above = families(modules)
+    heirs = Counter(b for bases in above.values() for b in bases)
+    calls = [n.func for source in modules.values() for n in nodes(parse(source)) if isinstance(n, ast.Call)]
+    made = {getattr(f, "id", getattr(f, "attr", "")) for f in calls}
+    return [f"{m}: {name} has one subclass and is never made" for m, name in above if heirs[m, name] == 1 and name not in made]
+
+
+def unexcused(breaches, excuses):
+    "Breaches without an excuse, and excuses for breaches that are no longer there."
+    return [b for b in breaches if b not in excuses] + [f"no longer there: {e}" for e in excuses if e not in breaches]

@@ -62,6 +62,11 @@ def test_the_map_lists_every_lesson():
     assert [n for n in titles if titles[n] not in stored] == [], "run nbs/00_map.ipynb again: its table of lessons is older than the lessons"
 
 
+def test_the_readme_lists_every_lesson():
+    listed = re.findall(r"`(\d\d_\w+)`", (REPO / "README.md").read_text(encoding="utf-8"))
+    assert listed == sorted(Path(n).stem for n in LESSONS), "each lesson once, in reading order"
+
+
 def test_the_web_site_lists_every_lesson():
     site = yaml.safe_load((REPO / "_quarto.yml").read_text(encoding="utf-8"))
     listed = [page for section in site["website"]["sidebar"]["contents"] for page in section["contents"]]

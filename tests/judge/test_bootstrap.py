@@ -121,8 +121,13 @@ def test_p_value_is_never_zero_and_symmetric():
     assert there.difference.value == -back.difference.value and there.p_value == back.p_value
 
 
+def test_numpy_scalars_are_numbers_too():
+    how = dict(n_boot=np.int64(50), level=np.float32(.5))
+    assert bootstrap_interval(accuracy, Y, PRED, **how)[:3] == bootstrap_interval(accuracy, Y, PRED, n_boot=50, level=.5)[:3]
+
+
 @pytest.mark.parametrize("how,words", [
-    (dict(n_boot=0), "n_boot=0"), (dict(n_boot=-5), "n_boot=-5"), (dict(n_boot=1.5), "n_boot=1.5"), (dict(n_boot=True), "n_boot=True"),
+    (dict(n_boot=0), "n_boot=0"), (dict(n_boot=-5), "n_boot=-5"), (dict(n_boot=1.5), "n_boot=1.5"), (dict(n_boot=True), "n_boot=True"), (dict(n_boot=50.), "n_boot=50.0"),
     (dict(level=0), "level=0"), (dict(level=1), "level=1"), (dict(level=95), "level=95"), (dict(level=float("nan")), "level=nan")])
 @pytest.mark.parametrize("call", [lambda **k: bootstrap_interval(accuracy, Y, PRED, **k), lambda **k: paired_difference(accuracy, Y, PRED, BETTER, **k)])
 def test_bad_parameters_are_the_users_mistake(call, how, words):
