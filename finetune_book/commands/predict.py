@@ -14,6 +14,7 @@ from typing import Annotated
 import typer
 
 import finetune_book
+from .options import out_option
 from .sources import given, look_over, pictures_in
 
 # %% ../../nbs/library/commands_predict.ipynb #c066
@@ -22,20 +23,22 @@ def class_of(folder):
     import json
     from finetune_book.checks import InputError
     from finetune_book.tasks.heads import SETTINGS
-    if not folder.is_dir(): raise InputError(f"{folder}: there is no such folder; give one that `finetune-book train` wrote")
+    if not folder.is_dir():
+        raise InputError(f"{folder}: there is no such folder; give one that `finetune-book train` wrote")
     try: name = json.loads((folder / SETTINGS).read_text(encoding="utf-8")).get("estimator")
     except (OSError, ValueError, AttributeError): name = None
     return name if name in ("TextRegressor", "ImageClassifier") else "TextClassifier"
 
+# %% ../../nbs/library/commands_predict.ipynb #nceb10af
 FEW = 64        # texts; of more, the full model reads faster than the quick one and makes up for its start
 
 def opened(folder, kind, n):
-    "The model in a folder, to predict `n` examples; the quick way for a few texts, where it is a BERT (`library/quick`)."
+    "The model in a folder, to predict `n` examples; the quick way for a few texts, where it is a BERT."
     from finetune_book.checks import InputError
     if kind == "TextClassifier" and n <= FEW:
         from finetune_book.text.quick import QuickClassifier
         try: return QuickClassifier(folder)
-        except InputError: pass         # another architecture, or a broken folder: the full model opens the one and names the other
+        except InputError: pass
     return getattr(finetune_book, kind).load(folder)
 
 # %% ../../nbs/library/commands_predict.ipynb #c068
@@ -43,7 +46,8 @@ def examples_given(examples, data, kind):
     "Texts or paths from the arguments or standard input; None if they are in `data`."
     from finetune_book.checks import InputError
     if data: return None
-    if not examples and sys.stdin.isatty(): raise InputError(f"nothing to read: give {kind}, --data, or lines on standard input")
+    if not examples and sys.stdin.isatty():
+        raise InputError(f"nothing to read: give {kind}, --data, or lines on standard input")
     examples = [e for e in examples or (line.rstrip("\r\n") for line in sys.stdin) if e.strip()]
     if not examples: raise InputError("nothing to read: every line is empty")
     return examples
@@ -63,17 +67,27 @@ def predictions(model, read, name):
     import pandas as pd
     if not hasattr(model, "predict_proba"): return pd.DataFrame({name: read, "prediction": model.predict(read)})
     probs = model.predict_proba(read)  # (n, c)
-    return pd.DataFrame({name: read, "prediction": model.classes_[probs.argmax(1)], "probability": probs.max(1).round(6)})
+    best = model.classes_[probs.argmax(1)]
+    return pd.DataFrame({name: read, "prediction": best, "probability": probs.max(1).round(6)})
+
+# %% ../../nbs/library/commands_predict.ipynb #n06ba4dc
+Examples = Annotated[list[str] | None, typer.Argument(metavar="TEXT_OR_PICTURE", help="Texts, or paths of pictures.")]
+Model = Annotated[Path, typer.Option("-m", "--model", help="Folder that train wrote.")]
+Data = Annotated[str | None, typer.Option(help="A table to read instead, or a folder of pictures.")]
+Text = Annotated[str | None, typer.Option(help="The table's column of text; text if not given.")]
+Paths = Annotated[str | None, typer.Option(help="The table's column of paths; path if not given.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read.")]
+Out = Annotated[Path | None, out_option("CSV to write; stdout if not given.")]
 
 # %% ../../nbs/library/commands_predict.ipynb #c073
 def predict(
-    examples: Annotated[list[str] | None, typer.Argument(metavar="TEXT_OR_PICTURE", help="Texts, or paths of pictures.")] = None,
-    model: Annotated[Path, typer.Option("-m", "--model", help="Folder that train wrote.")] = Path("model"),
-    data: Annotated[str | None, typer.Option(help="A table to read instead, or a folder of pictures.")] = None,
-    text: Annotated[str | None, typer.Option(help="The table's column of text; text if not given.")] = None,
-    path: Annotated[str | None, typer.Option(help="The table's column of paths; path if not given.")] = None,
-    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read.")] = False,
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="CSV to write; stdout if not given.")] = None,
+    examples: Examples = None,
+    model: Model = Path("model"),
+    data: Data = None,
+    text: Text = None,
+    path: Paths = None,
+    skip_bad: SkipBad = False,
+    out: Out = None,
 ):
     """Predict with a saved model; the answer is a CSV.
 
@@ -91,7 +105,7 @@ def predict(
     pictures = kind == "ImageClassifier"
     given(dict(text=text, path=path, skip_bad=skip_bad), pictures)
     name = "path" if pictures else "text"
-    read = to_read(examples, data, pictures, path or text or name, skip_bad)
+    read = to_read(examples, data, pictures, column=path or text or name, skip_bad=skip_bad)
     if out: prepare_folder(out.parent)
     table = predictions(opened(model, kind, len(read)), read, name).to_csv(index=False, lineterminator="\n")
     if out: publish({out: table})
