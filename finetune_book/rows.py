@@ -28,9 +28,13 @@ class Rows(ABC):
     Attributes
     ----------
     rows_at_once : int, rows in a batch where nothing is learned
-    rates : dict(head, body) of float, learning rates that suit a new head and the base that `open` opened
     """
-    rows_at_once, rates = 64, dict(head=1e-2, body=5e-5)
+    rows_at_once = 64
+
+    @classmethod
+    @abstractmethod
+    def rates_for(cls, base):
+        "dict(head, body) of float: learning rates that suit a new head, and the base called `base` (None: the carried)."
 
     @abstractmethod
     def check(self, X):

@@ -12,8 +12,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from finetune_book import cli
 from finetune_book.cli import main
+from finetune_book.commands import doctor
 from commands import START, outside
 from finetune_book.report.run import Progress, read_template
 
@@ -117,7 +117,7 @@ def test_train_leaves_a_strange_folder_alone(columns, tmp_path, capsys):
 
 def test_our_own_bugs_keep_their_traceback(monkeypatch):
     def broken(): raise ZeroDivisionError("ours")
-    monkeypatch.setattr(cli, "CHECKS", (broken,))
+    monkeypatch.setattr(doctor, "CHECKS", (broken,))
     with pytest.raises(ZeroDivisionError): main(["doctor"])
 
 
@@ -228,26 +228,26 @@ def test_an_interrupted_training_is_one_line_and_code_six(columns, tiny_base, tm
 # --- doctor --------------------------------------------------------------------------------------------------------
 
 def test_doctor_names_the_fix_and_returns_one(monkeypatch, capsys):
-    monkeypatch.setattr(cli, "CHECKS", (cli.check_python, lambda: cli.check_memory(need_mb=10**9)))
-    cli.CHECKS[1].__name__ = "check_memory"
+    monkeypatch.setattr(doctor, "CHECKS", (doctor.check_python, lambda: doctor.check_memory(need_mb=10**9)))
+    doctor.CHECKS[1].__name__ = "check_memory"
     assert main(["doctor"]) == 1
     good, bad, summary = capsys.readouterr().out.splitlines()
     assert good.startswith("ok    python") and bad.startswith("FAIL  memory") and "fix: close other programs" in bad and summary == "1 of 2 checks failed"
 
 
-@pytest.mark.parametrize("check", [c for c in cli.CHECKS if c is not cli.check_kernel])
+@pytest.mark.parametrize("check", [c for c in doctor.CHECKS if c is not doctor.check_kernel])
 def test_each_check_answers_in_one_line(check):
     try: answer = check()
-    except cli.Ailment as e: answer = str(e); assert "fix: " in answer
+    except doctor.Ailment as e: answer = str(e); assert "fix: " in answer
     assert answer and "\n" not in answer
 
 
 def test_an_offline_machine_is_told_so(monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert "offline by HF_HUB_OFFLINE" in cli.check_hub()
+    assert "offline by HF_HUB_OFFLINE" in doctor.check_hub()
 
 
 def test_a_cache_that_cannot_be_written_is_an_ailment(monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", "/proc/nowhere/hub")
     monkeypatch.setattr(os, "access", lambda path, mode: False)
-    with pytest.raises(cli.Ailment, match="fix: set HF_HOME"): cli.check_cache()
+    with pytest.raises(doctor.Ailment, match="fix: set HF_HOME"): doctor.check_cache()

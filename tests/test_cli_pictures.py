@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from finetune_book import cli
 from finetune_book.cli import main
+from finetune_book.commands import fitting, sources
+from finetune_book.commands import train as command
 from commands import outside
 
 @pytest.fixture
@@ -35,11 +36,11 @@ def test_what_holds_pictures(tmp_path, belt):
     (tmp_path / "tables").mkdir()
     frame[["path", "label"]].to_csv(tmp_path / "tables" / "train.csv", index=False)
     frame[["text", "label"]].to_csv(tmp_path / "tables" / "test.csv", index=False)
-    found = {name: cli.holds_pictures(str(source)) for name, source in
+    found = {name: sources.holds_pictures(str(source)) for name, source in
              dict(digits="digits", defects="surface_defects", notes="clinic_notes", folder=belt, paths=tmp_path / "path.csv", texts=tmp_path / "text.csv", train=tmp_path / "tables").items()}
     assert found == dict(digits=True, defects=True, notes=False, folder=True, paths=True, texts=False, train=True)
     frame.to_csv(tmp_path / "both.csv", index=False)
-    assert cli.holds_pictures(str(tmp_path / "both.csv"), path="path") and not cli.holds_pictures(str(tmp_path / "both.csv"), text="text")
+    assert sources.holds_pictures(str(tmp_path / "both.csv"), path="path") and not sources.holds_pictures(str(tmp_path / "both.csv"), text="text")
 
 
 @pytest.mark.parametrize("more, says", [
@@ -81,8 +82,8 @@ def test_pictures_from_folder_table_arguments_and_stdin_agree(belt, quick, tmp_p
 
 def test_a_table_of_pictures_with_groups(belt, quick, tmp_path, capsys, monkeypatch):
     "The rows of one patient are on one side: with six of two pictures a class, a third held back is whole patients."
-    seen, real = {}, cli.judge
-    monkeypatch.setattr(cli, "judge", lambda model, held, train, numeric: seen.update(held=held, train=train) or real(model, held, train, numeric))
+    seen, real = {}, fitting.judge
+    monkeypatch.setattr(command, "judge", lambda model, held, train, numeric: seen.update(held=held, train=train) or real(model, held, train, numeric))
     args = ["train", "--data", str(tmp_path / "belt.csv"), "--path", "file", "--label", "said", *quick, "--validation", ".3", "-o", str(tmp_path / "m")]
     assert main([*args, "--group", "patient"]) == 0
     held, train = ({Path(p).stem: p for p in seen[part][0]} for part in ("held", "train"))
@@ -94,7 +95,7 @@ def test_copies_of_a_picture_are_on_one_side(belt, quick, tmp_path, monkeypatch)
     for label in ("dark", "lit"):
         for i in range(12): Image.open(belt / label / f"{i:02}.png").resize((20, 20)).save(belt / label / f"{i:02} copy.jpg", quality=95)
     seen = {}
-    monkeypatch.setattr(cli, "judge", lambda model, held, train, numeric: seen.update(held=held, train=train) or "")
+    monkeypatch.setattr(command, "judge", lambda model, held, train, numeric: seen.update(held=held, train=train) or "")
     assert main(["train", "--data", str(belt), *quick, "--epochs", "1", "--validation", ".3", "-o", str(tmp_path / "m")]) == 0
     held, train = ({(Path(p).parent.name, Path(p).stem[:2]) for p in seen[part][0]} for part in ("held", "train"))
     assert held and train and not held & train
@@ -108,8 +109,8 @@ def test_the_carried_digits(quick, tmp_path, capsys):
 
 
 def test_the_carried_defects_keep_their_own_validation_part():
-    parts = cli.read_parts("surface_defects", True, "path", "label", None, False)
-    train, held = cli.parts_to_train(parts, True, False, .1, 0, False)
+    parts = sources.read_parts("surface_defects", True, "path", "label", None, False)
+    train, held = fitting.parts_to_train(parts, True, False, .1, 0, False)
     assert set(parts) == {"train", "validation", "test"} and len(train[0]) == len(parts["train"][0]) and len(held[0]) == len(parts["validation"][0])
 
 

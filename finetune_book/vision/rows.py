@@ -93,11 +93,14 @@ class ImageRows(Rows):
     ----------
     preprocessing : size, mean and standard deviation that the base wants
     """
-    rows_at_once, rates = 128, dict(head=3e-2, body=1e-3)
+    rows_at_once = 128
 
     def __init__(self, size=None, augment="crop", precision="float32"):
         self.size, self.augment, self.precision = size, augment, precision
         self.narrow = False                    # what `writes_past` says of the model
+
+    @classmethod
+    def rates_for(cls, base): return dict(head=3e-2, body=1e-3)
 
     def check(self, X):
         return as_batch(X) if isinstance(X, np.ndarray) and X.dtype.kind not in "OUS" else as_list(X)

@@ -120,7 +120,7 @@ def run_all_cells(lab, page, notebook, seconds=120):
     return wait_for(done, seconds)
 
 
-@pytest.mark.parametrize("notebook", ["00_figures.ipynb", "05_metrics.ipynb"])
+@pytest.mark.parametrize("notebook", ["library/figures.ipynb", "3_judging/31_metrics.ipynb"])
 def test_a_lesson_runs_in_the_browser(lab, browser, tmp_path, notebook):
     page = browser.new_page(viewport={"width": 1300, "height": 900})
     try:

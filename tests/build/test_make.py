@@ -4,6 +4,7 @@ A tiny book with an empty lock stands in for ours, so that nothing is downloaded
 """
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 
 REPO = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make on the PATH")
@@ -199,12 +201,18 @@ def test_clean_keeps_the_environment(tiny):
 
 
 def test_the_book_with_quarto_and_without(tiny, tmp_path):
-    (tiny / "nbs").mkdir()
-    shutil.copyfile(REPO / "nbs/library/figures.ipynb", tiny / "nbs/library/figures.ipynb")
+    "Every notebook that the site's list names becomes a page, in its folder; the templates of reports do not."
+    shutil.copytree(REPO / "nbs", tiny / "nbs", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
     code, out, _ = make(tiny, "book", "PY=" + sys.executable, "-o", "setup", path=tools_only(tmp_path / "bin"))
     assert code == 0 and out.startswith("no quarto on the PATH") and len(out.splitlines()) == 1
-    fake(tmp_path / "bin", "quarto", '[ "$1" = render ] && /bin/mkdir -p _book/nbs && /bin/cp nbs/*.ipynb _book/nbs')
+    fake(tmp_path / "bin", "quarto", '[ "$1" = render ] && /bin/mkdir _book && /bin/cp -r nbs _book/')
     code, out, err = make(tiny, "book", "PY=" + sys.executable, "-o", "setup", path=str(tmp_path / "bin"))
     assert code == 0 and out.strip().endswith("_book/index.html"), err
-    rendered = (tiny / "_book/nbs/library/figures.ipynb").read_text()
-    assert "#| export" not in rendered and "default_exp" not in rendered and "def show(" in rendered
+    pages = {p.relative_to(tiny / "_book").as_posix(): p for p in (tiny / "_book").rglob("*.ipynb")}
+    site = yaml.safe_load((REPO / "_quarto.yml").read_text(encoding="utf-8"))["website"]["sidebar"]["contents"]
+    assert set(pages) == {page for section in site for page in section["contents"]} and "nbs/00_map.ipynb" in pages
+    assert "url=nbs/00_map.html" in (tiny / "_book/index.html").read_text()
+    rendered = {name: page.read_text() for name, page in pages.items()}
+    left = re.compile(r'"#\s*\|\s*(export|default_exp|hide|eval:)')
+    assert [name for name, text in rendered.items() if left.search(text)] == []
+    assert "def show(" in rendered["nbs/library/figures.ipynb"]

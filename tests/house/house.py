@@ -26,6 +26,7 @@ finetuner
 text vision
 explain compress serve
 report
+commands
 cli
 """.split("\n")[1:-1]
 FREE_OF_TORCH = {"checks", "figures", "losses", "data.tables", "data.splits", "judge.metrics", "judge.calibration", "judge.bootstrap"}

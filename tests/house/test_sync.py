@@ -9,8 +9,8 @@ import sync_gate
 
 
 def small_tree(repo, where):
-    "A book of one lesson and one report template, in sync."
-    (where / "nbs/reports").mkdir(parents=True)
+    "A book of one notebook and one report template, in sync."
+    for folder in ("nbs/reports", "nbs/library"): (where / folder).mkdir(parents=True)
     (where / "finetune_book").mkdir()
     shutil.copyfile(repo / "settings.ini", where / "settings.ini")
     shutil.copyfile(repo / "finetune_book/__init__.py", where / "finetune_book/__init__.py")
@@ -95,11 +95,11 @@ def unexported_import(tree):
     (lost_module, "figures.py: exported by a notebook, missing in the tree"),
     (stale_index, "_modidx.py: differs"),
     (lesson_edit, "figures.py: differs from its notebook"),
-    (run_count, "00_figures.ipynb: not clean"),
-    (stray_metadata, "00_figures.ipynb: not clean"),
-    (editor_metadata, "00_figures.ipynb: not clean"),
-    (broken_json, "00_figures.ipynb: not JSON"),
-    (not_a_notebook, "00_figures.ipynb: not a notebook"),
+    (run_count, "figures.ipynb: not clean"),
+    (stray_metadata, "figures.ipynb: not clean"),
+    (editor_metadata, "figures.ipynb: not clean"),
+    (broken_json, "figures.ipynb: not JSON"),
+    (not_a_notebook, "figures.ipynb: not a notebook"),
     (capital_python, "kernelspec language is 'Python'"),
     (no_parameters, "small.ipynb: 0 cells tagged `parameters`"),
     (two_parameters, "small.ipynb: 2 cells tagged `parameters`"),

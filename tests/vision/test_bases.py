@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from finetune_book.checks import InputError
-from finetune_book.adapt.freeze import layer_groups, set_trainable, weights_hash
+from finetune_book.adapt.freeze import Head, layer_groups, weights_hash
 from finetune_book.tasks.heads import head_of
 from finetune_book.vision import bases
 from finetune_book.vision.bases import (Preprocessing, batch_norms, from_config, infer_config, load_image_base, pooled_image_features, read_image_model,
@@ -337,7 +337,7 @@ def test_hugging_face_models_open_train_and_save(theirs, tmp_path):
     assert prep == Preprocessing(40, (.1, .2, .3), (.4, .5, .6)) and said == [] and model.config.id2label == dict(enumerate(LABELS))
     given = load_file(theirs / "model.safetensors")
     assert all(torch.equal(v, given[k]) for k, v in model.state_dict().items() if k.startswith("resnet."))
-    assert [g for g, _ in layer_groups(model)] == ["embeddings", "layer 0", "layer 1", "head"] and set_trainable(model, "head") == 16 * 3 + 3
+    assert [g for g, _ in layer_groups(model)] == ["embeddings", "layer 0", "layer 1", "head"] and Head().attach(model) == 16 * 3 + 3
     again, _ = read_image_model(save_image_model(tmp_path / "m", model, prep))
     with torch.no_grad(): assert torch.equal(again(pictures()).logits, model(pictures()).logits)
 

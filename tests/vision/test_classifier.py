@@ -245,7 +245,7 @@ def test_saving_is_all_or_nothing(fast, fitted, tmp_path, monkeypatch):
     fitted.save(tmp_path / "m")
     before = (tmp_path / "m" / "model.safetensors").read_bytes()
     def full(*args, **kwargs): raise OSError(28, "No space left on device")
-    monkeypatch.setattr("finetune_book.vision.classifier.save_image_model", full)
+    monkeypatch.setattr("finetune_book.vision.rows.save_image_model", full)
     with pytest.raises(InputError, match="No space left"): ImageClassifier(**fast, seed=5).fit(X, Y).save(tmp_path / "m")
     assert (tmp_path / "m" / "model.safetensors").read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["m"]
 

@@ -8,7 +8,8 @@ import torchvision
 from torch import nn
 
 from finetune_book.checks import InputError
-from finetune_book.adapt.freeze import layer_groups, param_groups, set_trainable, unfreeze_top, weights_hash
+from finetune_book.adapt import as_method
+from finetune_book.adapt.freeze import layer_groups, param_groups, unfreeze_top, weights_hash
 from finetune_book.tasks.heads import body_of, head_of
 from finetune_book.optim import make_schedule
 from finetune_book.train.trainer import Trainer, shuffled_batches, train_mode
@@ -175,7 +176,7 @@ ORDER = ["stem", "layer 0", "layer 1", "layer 2", "layer 3", "head"]
 @pytest.mark.parametrize("tune, moves", [("head", 1), ("gradual", 1), ("top-1", 2), ("top-3", 4), ("full", 6)])
 def test_what_is_frozen_stays_to_the_bit_running_averages_too(tune, moves):
     net = tiny()
-    count = set_trainable(net, tune)
+    count = as_method(tune).attach(net)
     assert count == sum(p.numel() for _, ps in layer_groups(net)[6 - moves:] for p in ps)
     parts = dict(zip(ORDER, [nn.ModuleList([net.conv1, net.bn1]), *net.blocks, net.fc]))
     before = {name: weights_hash(part.state_dict()) for name, part in parts.items()}
