@@ -1,0 +1,198 @@
+"""One contract for every way of fine-tuning: each kind of rows with each task and each method, the registered ones and a toy.
+
+Nothing here names a method but the toy that lives in helpers/nudge.py: a method that is added later is tested by being there.
+"""
+import copy
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import nudge  # noqa: F401  registers itself: adding a method is adding a file
+from examples import LABELS, TEXTS, pictures
+from finetune_book import ImageClassifier, TextClassifier, TextRegressor
+from finetune_book.adapt import METHODS, as_method
+from finetune_book.adapt.freeze import weights_hash
+from finetune_book.tasks.classify import Classify
+from finetune_book.tasks.regress import Regress
+from finetune_book.text.rows import TextRows
+from finetune_book.train.trainer import Callback
+from finetune_book.vision.rows import ImageRows
+
+WORDS = [form.replace("-K", "-1") for form in METHODS]
+X, Y = pictures(12)
+NUMBERS = np.array([3. if label == "yes" else -1. for label in LABELS])
+CASES = {                                   # name → estimator, examples, targets
+    "texts into classes": (TextClassifier, TEXTS, np.array(LABELS)),
+    "texts to a number": (TextRegressor, TEXTS, NUMBERS),
+    "pictures into classes": (ImageClassifier, X, Y),
+}
+EVERY = [pytest.param(case, tune, id=f"{case}, {tune}") for case in CASES for tune in WORDS]
+
+
+@pytest.fixture(scope="module")
+def settings(tiny_base, tiny_picture_base):
+    "Small settings by case; nothing is drawn but what the seed decides."
+    text = dict(base=tiny_base, epochs=3, lr=.02, batch_size=6, max_length=16, verbose=0, device="cpu")
+    picture = dict(base=tiny_picture_base, epochs=3, lr=.02, batch_size=6, augment="crop", verbose=0, device="cpu")
+    return {case: picture if kind is ImageClassifier else text for case, (kind, *_) in CASES.items()}
+
+
+@pytest.fixture
+def make(settings, request):
+    "Function that makes the estimator of a case with a method; more settings on top."
+    def estimator(case, tune, **more): return CASES[case][0](**{**settings[case], **more}, tune=tune)
+    return estimator
+
+
+def opened(est, case):
+    "A model with a fresh head, the rows that read for it, and a batch of inputs."
+    rows, task = est._rows(), est._task()
+    task.learn(CASES[case][2])
+    model = rows.open(est.base, task, est.seed)
+    prepared = rows.prepare(rows.check(CASES[case][1]))
+    return model, rows.collate(prepared, np.arange(len(CASES[case][1])))
+
+
+@torch.no_grad()
+def said(model, inputs):
+    out = model.eval()(**inputs)
+    return getattr(out, "logits", out).clone()
+
+
+def bits(est): return weights_hash({k: v for k, v in est.model_.state_dict().items() if v.is_floating_point()})
+def fit(est, case, **more): return est.fit(CASES[case][1], CASES[case][2], **more)
+
+
+@pytest.mark.parametrize("case, tune", EVERY)
+def test_at_step_zero_nothing_changes(make, case, tune):
+    model, inputs = opened(make(case, tune), case)
+    before = said(model, inputs)
+    moving = as_method(tune).attach(model, 0)
+    assert (said(model, inputs) - before).abs().max() == 0
+    assert moving == sum(p.numel() for p in model.parameters() if p.requires_grad) > 0
+
+
+class Flags(Callback):
+    "The parameters that were ever allowed to move, by identity."
+    def on_fit_start(self, trainer): self.moved = set()
+    def on_batch_end(self, trainer): self.moved |= {id(p) for p in trainer.model.parameters() if p.requires_grad}
+
+
+@pytest.mark.parametrize("case, tune", EVERY)
+def test_what_should_moves_and_nothing_else_bit_for_bit(make, case, tune, monkeypatch):
+    seen = SimpleNamespace()
+    method = as_method(tune)
+    attach = type(method).attach
+    def watched(self, model, seed=0):
+        count = attach(self, model, seed)
+        seen.model, seen.before = model, {n: p.detach().clone() for n, p in model.named_parameters()}
+        return count
+    monkeypatch.setattr(type(method), "attach", watched)
+    monkeypatch.setattr(type(method), "merge", lambda self, model: model)         # look before anything is folded
+    flags = Flags()
+    est = fit(make(case, tune, callbacks=[flags]), case)
+    changed = {n for n, p in seen.model.named_parameters() if not torch.equal(p, seen.before[n])}
+    allowed = {n for n, p in seen.model.named_parameters() if id(p) in flags.moved}
+    if isinstance(est, TextRegressor): allowed |= {n for n in changed if n.startswith("classifier")}       # `finish` scales the head
+    assert changed and changed <= allowed
+
+
+@pytest.mark.parametrize("case, tune", EVERY)
+def test_saved_and_loaded_says_the_same(make, case, tune, tmp_path):
+    est = fit(make(case, tune), case)
+    again = type(est).load(est.save(tmp_path / "model"), device="cpu")
+    assert np.array_equal(again.outputs(CASES[case][1]), est.outputs(CASES[case][1])) and bits(again) == bits(est)
+    assert again.get_params()["tune"] == tune and again.n_trainable_ == est.n_trainable_
+
+
+@pytest.mark.parametrize("case, tune", EVERY)
+def test_kept_state_and_merged_model_answer_as_the_attached_one(make, case, tune):
+    model, inputs = opened(make(case, tune), case)
+    method, fresh = as_method(tune), copy.deepcopy(model)
+    method.attach(model, 0); method.attach(fresh, 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for p in model.parameters():
+            if p.requires_grad: p += .1 * torch.randn(p.shape, generator=generator)
+    attached = said(model, inputs)
+    method.load(fresh, method.state(model))
+    assert torch.equal(said(fresh, inputs), attached)
+    assert (said(method.merge(model), inputs) - attached).abs().max() <= 1e-5 * attached.abs().max().clamp(min=1)
+
+
+@pytest.mark.parametrize("case, tune", EVERY)
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(make, case, tune):
+    one, two, other = (fit(make(case, tune, seed=s), case) for s in (0, 0, 1))
+    assert bits(one) == bits(two) != bits(other) and one.history_ == two.history_
+
+
+class Break(Callback):
+    "A power cut after some steps."
+    order = 200
+    def __init__(self, step): self.step = step
+    def on_batch_end(self, trainer):
+        if trainer.step == self.step: raise RuntimeError("power cut")
+
+
+@pytest.mark.parametrize("case, tune", EVERY)
+def test_cut_off_and_resumed_gives_the_same_bits(make, case, tune, tmp_path):
+    whole = fit(make(case, tune), case)
+    kept = dict(checkpoint_dir=str(tmp_path / "state"), checkpoint_every=1)
+    with pytest.raises(RuntimeError, match="power cut"): fit(make(case, tune, callbacks=[Break(3)], **kept), case)
+    resumed = fit(make(case, tune, **kept), case)
+    assert bits(resumed) == bits(whole) and resumed.history_ == whole.history_ and resumed.budget_.epochs < whole.budget_.epochs
+
+
+@pytest.mark.parametrize("case, tune", EVERY)
+def test_neighbours_padding_and_order_change_no_answer(make, case, tune):
+    est, data = fit(make(case, tune), case), CASES[case][1]
+    together = est.outputs(data)
+    alone = np.vstack([est.outputs(data[i:i + 1]) for i in range(len(data))])
+    order = np.random.default_rng(0).permutation(len(data))
+    mixed = est.outputs([data[i] for i in order] if isinstance(data, list) else data[order])
+    limit = 1e-5 * max(1., np.abs(together).max())
+    assert np.abs(alone - together).max() < limit and np.abs(mixed - together[order]).max() < limit
+
+
+def steps_on_one_batch(model, method, task, inputs, y, lr):
+    "Losses of 100 plain steps on one batch, dropout off."
+    optimizer, losses = torch.optim.Adam(method.groups(model, lr, 0.)), []
+    model.eval()
+    for _ in range(100):
+        out = model(**inputs)
+        loss = task.loss(getattr(out, "logits", out), y)
+        optimizer.zero_grad(); loss.backward(); optimizer.step()
+        losses.append(loss.item())
+    return losses
+
+
+@pytest.mark.parametrize("case, tune", EVERY)
+def test_one_batch_can_be_learnt_by_heart(make, case, tune):
+    "At one of two rates the loss on one batch falls below half of what it was."
+    est, lows = make(case, tune), []
+    for lr in (.1, .01):
+        rows, task = est._rows(), est._task()
+        targets = task.learn(CASES[case][2])
+        model, method = rows.open(est.base, task, 0), as_method(tune)
+        method.attach(model, 0)
+        inputs = rows.collate(rows.prepare(rows.check(CASES[case][1])), np.arange(len(targets)))
+        losses = steps_on_one_batch(model, method, task, inputs, targets, lr)
+        lows.append(losses[-1] / losses[0])
+    assert min(lows) < .5
+
+
+def test_tasks_and_rows_are_what_the_estimators_answer_with(make):
+    assert {type(make(case, "full")._rows()) for case in CASES} == {TextRows, ImageRows}
+    assert {type(make(case, "full")._task()) for case in CASES} == {Classify, Regress}
+
+
+def test_the_toy_stands_in_every_list_of_methods():
+    "One file made it choosable by word, with settings, in help and in errors."
+    from finetune_book.adapt import tune_choices, tune_help
+    from finetune_book.checks import InputError
+    assert "nudge" in tune_choices() and "nudge" in tune_help() and as_method("nudge(boost=2)") == nudge.Nudge(2)
+    with pytest.raises(InputError, match="Did you mean 'nudge'"): TextClassifier(tune="nudgr").fit(TEXTS, LABELS)
+    with pytest.raises(InputError, match="boost=0: must be a number above 0"): as_method("nudge(boost=0)")
+    with pytest.raises(InputError, match="nudge has no such setting; it has boost"): as_method("nudge(size=1)")
