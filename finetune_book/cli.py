@@ -261,7 +261,7 @@ def gallery(out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder o
     finetune-book gallery
     finetune-book gallery reports/
     """
-    from finetune_book.report.run import sweep
+    from finetune_book.report import sweep
     print(sweep.gallery(out))
 
 # %% ../nbs/library/cli.ipynb #c041
@@ -329,7 +329,7 @@ def read_parts(data, pictures, column, label, group, numeric):
     if not pictures:
         parts = read_splits(data, text=column, label=label, group=group, target_type="number" if numeric else None)
         return {name: (list(frame["text"]), frame) for name, frame in parts.items()}
-    from finetune_book.data.images import read_picture_source
+    from finetune_book.data.picture_tables import read_picture_source
     parts = read_picture_source(data, column, label)
     if group and not Path(data).is_file(): raise InputError(f"--group {group}: only a table of pictures has such a column")
     if group: parts["all"][1]["group"] = as_labels(pick_column(load_frame(data), group, data), data, group)
@@ -380,7 +380,7 @@ def split_for_training(parts, copies, numeric, validation, seed):
 def parts_to_train(parts, pictures, numeric, validation, seed, skip_bad):
     "`split_for_training` of texts or pictures, bad pictures refused or left out."
     from finetune_book.data.splits import duplicate_groups
-    from finetune_book.data.images import duplicate_pictures
+    from finetune_book.data.picture_copies import duplicate_pictures
     if not pictures: return split_for_training(parts, lambda X, frame: duplicate_groups(X), numeric, validation, seed)
     small = {}
     for name in parts.keys() - {"test"}:
@@ -519,7 +519,7 @@ def pictures_in(data, path):
     "Paths of the pictures that a table lists, or that lie in a folder and the folders in it; links must stay inside."
     from finetune_book.checks import InputError
     from finetune_book.data.tables import IMAGE_SUFFIXES, find_source
-    from finetune_book.data.images import read_picture_splits, refuse_outside
+    from finetune_book.data.picture_tables import read_picture_splits, refuse_outside
     if data in PICTURE_SETS: raise InputError(f"{data}: is carried to train on; give a folder or a table of pictures")
     found = find_source(data)
     if found.is_file(): return list(read_picture_splits(data, path, label=None)["all"]["path"])

@@ -21,7 +21,8 @@ from ..finetuner import Classifying, Persistent, pick_device
 from ..train.trainer import shuffled_batches
 from .augment import Augment, normalise
 from .bases import batch_norms, check_size, load_image_base, pooled_image_features, read_image_model, save_image_model, warn_if_seen
-from ..data.images import as_batch, as_list, read_picture_table, read_pictures
+from ..data.picture_tables import read_picture_table
+from ..data.images import as_batch, as_list, read_pictures
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #c007
 AUGMENTATIONS = ("crop", "flip", "color", "mixup", "cutmix")
