@@ -507,7 +507,7 @@ def file_facts(path, root):
 
 # %% ../../nbs/2_data/21_tables.ipynb #c095
 def card_lines(path, root):
-    "licence and source of a file, from the card of its top folder; InputError when there is no card or it lacks a line."
+    "licence and source of a file, from the card of its top folder; InputError without card, or without such a line."
     readme = root / path.relative_to(root).parts[0] / "README.md"
     if not readme.is_file():
         raise InputError(f"{path}: no card; write {readme} with lines 'Licence: …' and 'Source: …'")

@@ -14,7 +14,7 @@ import pytest
 
 from finetune_book.data.images import read_pictures
 from finetune_book.data.picture_copies import picture_codes, picture_leaks
-from finetune_book.data.picture_tables import (cifar10, fetch, read_picture_source, read_picture_splits,
+from finetune_book.data.picture_tables import (cifar10, download_checked, read_picture_source, read_picture_splits,
                                                read_picture_table, refuse_two_classes)
 from pictures import line_of, saved, scene
 
@@ -190,9 +190,9 @@ def test_a_download_goes_on_after_a_break(tmp_path, served):
     content = np.random.default_rng(0).bytes(300_000)
     md5 = hashlib.md5(content).hexdigest()
     url, log = served(content, breaks=100_000)
-    line_of(lambda: fetch(url, tmp_path / "f", md5), "100,000 of 300,000")
+    line_of(lambda: download_checked(url, tmp_path / "f", md5), "100,000 of 300,000")
     assert not (tmp_path / "f").exists()
-    fetch(url, tmp_path / "f", md5)
+    download_checked(url, tmp_path / "f", md5)
     assert (tmp_path / "f").read_bytes() == content and log == [0, 100_000] and os.listdir(tmp_path) == ["f"]
 
 
@@ -200,22 +200,22 @@ def test_a_server_without_parts_sends_all(tmp_path, served):
     content = b"abc" * 1000
     (tmp_path / "f.part").write_bytes(b"xyz")
     url, log = served(content, ranges=False)
-    fetch(url, tmp_path / "f", hashlib.md5(content).hexdigest())
+    download_checked(url, tmp_path / "f", hashlib.md5(content).hexdigest())
     assert (tmp_path / "f").read_bytes() == content
 
 
 def test_a_whole_part_is_taken(tmp_path, served):
     (tmp_path / "f.part").write_bytes(b"abc")
     url, log = served(b"abc")
-    fetch(url, tmp_path / "f", hashlib.md5(b"abc").hexdigest())
+    download_checked(url, tmp_path / "f", hashlib.md5(b"abc").hexdigest())
     assert (tmp_path / "f").read_bytes() == b"abc" and log == [3]
 
 
 def test_a_wrong_sum_and_no_server(tmp_path, served):
     url, log = served(b"changed")
-    line_of(lambda: fetch(url, tmp_path / "f", "0" * 32), "MD5", "removed")
+    line_of(lambda: download_checked(url, tmp_path / "f", "0" * 32), "MD5", "removed")
     assert os.listdir(tmp_path) == []
-    line_of(lambda: fetch("http://127.0.0.1:9/x", tmp_path / "f", "0" * 32), "download failed", "refused")
+    line_of(lambda: download_checked("http://127.0.0.1:9/x", tmp_path / "f", "0" * 32), "download failed", "refused")
 
 
 @pytest.fixture
