@@ -675,7 +675,7 @@ def csv_bytes(rows, columns):
     return sink.getvalue().encode("utf-8")
 
 # %% ../../../nbs/library/clinic_notes.ipynb #c124
-CARD = """# clinic_notes
+CARD_HEAD = """# clinic_notes
 
 Short clinical notes in English with the condition they describe: 10 conditions, several notes per patient.
 **Every note is synthetic.** No patient, no doctor and no record is behind any of them. Real notes are private and
@@ -692,7 +692,10 @@ Rebuild: `python -m finetune_book.data.sets.clinic_notes --out data/clinic_notes
 Columns: `patient` (number without meaning), `text`, `label` (the condition now), `days` (how long the complaint has
 lasted; a regression target). `unlabelled.csv` has `patient` and `text` only. UTF-8, `\\n` line ends.
 
-## How it was made
+"""
+
+# %% ../../../nbs/library/clinic_notes.ipynb #nafaf346
+CARD = CARD_HEAD + """## How it was made
 A plan of mentions is drawn for a label, then put into words by templates and a bank of phrases, then typed with a few
 typos. Exactly one condition fits all that is said of the patient now; that is the label. Splits are made of patients:
 none is in two files.

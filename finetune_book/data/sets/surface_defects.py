@@ -399,7 +399,7 @@ def unpack(out, splits=tuple(RANGES), folder=None):
     return count
 
 # %% ../../../nbs/library/surface_defects.ipynb #c078
-CARD = """# surface_defects
+CARD_HEAD = """# surface_defects
 
 Pictures of brushed metal, woven fabric and tile, 48 x 48 pixels in colour, without a defect or with one of five.
 **Every picture is synthetic.** No camera and no workpiece is behind any of them. Photographs of real defects are
@@ -419,7 +419,10 @@ of the sheet, row by row: `session`, `material` (metal, fabric, tile), `label`. 
 session. UTF-8, `\\n` line ends.
 In Python: `pictures, table = finetune_book.data.sets.surface_defects.load("train")`.
 
-## How it was made
+"""
+
+# %% ../../../nbs/library/surface_defects.ipynb #n6382a95
+CARD = CARD_HEAD + """## How it was made
 A height map and a colour map are made from filtered noise, a defect changes one or both, Lambert's law lights them, a
 camera adds grain. A session is one workpiece with one lamp and camera. It holds every class twice, so nothing that a
 session fixes tells the label. Sessions are never shared between splits. Labels are right by construction; there is no
