@@ -43,7 +43,7 @@ def split_for_training(parts, copies, numeric, validation, seed):
 def parts_to_train(parts, pictures, numeric, validation, seed, skip_bad):
     "`split_for_training` of texts or pictures, bad pictures refused or left out."
     from finetune_book.data.splits import duplicate_groups
-    from finetune_book.data.images import duplicate_pictures
+    from finetune_book.data.picture_copies import duplicate_pictures
     small = {}
     for name in parts.keys() - {"test"} if pictures else ():
         small[name], rows = look_over(parts[name][0], skip_bad)

@@ -64,7 +64,7 @@ def given(options, pictures):
 def picture_parts(data, column, label, group):
     "`read_parts` of pictures; only a table of pictures has a column `group`."
     from finetune_book.checks import InputError
-    from finetune_book.data.images import read_picture_source
+    from finetune_book.data.picture_tables import read_picture_source
     from finetune_book.data.tables import as_labels, load_frame, pick_column
     parts = read_picture_source(data, column, label)
     if group and not Path(data).is_file():
@@ -124,7 +124,7 @@ def pictures_in(data, path):
     "Paths of the pictures that a table lists, or that lie in a folder and the folders in it; links must stay inside."
     from finetune_book.checks import InputError
     from finetune_book.data.tables import IMAGE_SUFFIXES, find_source
-    from finetune_book.data.images import read_picture_splits, refuse_outside
+    from finetune_book.data.picture_tables import read_picture_splits, refuse_outside
     if data in PICTURE_SETS: raise InputError(f"{data}: is carried to train on; give a folder or a table of pictures")
     found = find_source(data)
     if found.is_file(): return list(read_picture_splits(data, path, label=None)["all"]["path"])

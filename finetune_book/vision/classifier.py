@@ -14,7 +14,8 @@ from fastcore.basics import patch
 
 from ..adapt import Method, as_method
 from ..checks import InputError, check_choice, check_flag
-from ..data.images import read_picture_table, read_pictures
+from ..data.picture_tables import read_picture_table
+from ..data.images import read_pictures
 from ..finetuner import Classifying, FineTuner, check_hyperparameters, store
 from ..tasks.classify import Classify
 from .augment import Augment

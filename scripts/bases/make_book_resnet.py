@@ -28,7 +28,8 @@ from finetune_book.data.splits import few_per_class
 from finetune_book.train.trainer import Callback
 from finetune_book.vision.augment import normalise
 from finetune_book.vision.bases import SEEN, load_image_base, recalibrate_batchnorm, seen_filter
-from finetune_book.data.images import as_batch, digits
+from finetune_book.data.picture_tables import digits
+from finetune_book.data.images import as_batch
 from finetune_book.vision.classifier import ImageClassifier
 from finetune_book.vision.pretrain import imitation_task, missed, pretrain, save_body, stage_maps
 

@@ -23,7 +23,8 @@ import torch
 
 from finetune_book.judge.ladder import pixels_floor
 from finetune_book.vision.bases import from_config, load_image_base, recalibrate_batchnorm, save_image_model
-from finetune_book.data.images import read_picture_splits, read_pictures
+from finetune_book.data.picture_tables import read_picture_splits
+from finetune_book.data.images import read_pictures
 from finetune_book.vision.classifier import ImageClassifier
 
 COLUMNS = "rung,seed,device,accuracy,n_train,n_test,seconds".split(",")

@@ -29,7 +29,8 @@ from sklearn.svm import SVC
 from finetune_book.data.sets import surface_defects
 from finetune_book.judge.ladder import pixels_floor
 from finetune_book.data.splits import few_per_class
-from finetune_book.data.images import as_batch, digits
+from finetune_book.data.picture_tables import digits
+from finetune_book.data.images import as_batch
 from finetune_book.vision.classifier import ImageClassifier
 
 COLUMNS = "modality,set,base,method,labels_per_class,seed,metric,value,n_test,seconds".split(",")

@@ -28,7 +28,7 @@ def read(folder, split):
     path = Path(folder) / f"{split}.npz"
     if path.is_file():
         with np.load(path, allow_pickle=False) as held: return held["pictures"], np.array(CLASSES)[held["labels"]]
-    from finetune_book.data.images import cifar10
+    from finetune_book.data.picture_tables import cifar10
     pictures, labels = cifar10(folder, train=split == "train")
     return pictures, np.asarray(labels).astype(str)
 

@@ -10,7 +10,7 @@ import pytest
 from finetune_book.checks import InputError
 from finetune_book.data.tables import read_splits
 from finetune_book.data.splits import (LeakError, check_labels_seen, draw_rows, drop_leaks, duplicate_groups, few_per_class, find_leaks, near_duplicates,
-                                  normalise, refuse_group_leaks, refuse_leaks, share_out, split_rows)
+                                  normal_form, refuse_group_leaks, refuse_leaks, share_out, split_rows)
 
 
 def line_of(action, *names, kind=InputError):
@@ -32,7 +32,7 @@ def frame(texts, groups=None):
 def brute(a, b=None, threshold=.85):
     "The definition, pair by pair."
     def sets(texts):
-        texts = [normalise(t) for t in texts]
+        texts = [normal_form(t) for t in texts]
         return [{t[i:i + 5] for i in range(len(t) - 4)} or {t} for t in texts]
     left, right = sets(a), sets(a if b is None else b)
     out = []
@@ -139,7 +139,7 @@ def test_near_duplicates_equal_the_definition(seed, threshold):
 
 def test_blocks_change_nothing():
     from finetune_book.data.splits import candidate_pairs, gram_matrix
-    texts = sorted({normalise(t) for t in random_texts(np.random.default_rng(1), 80)}, key=lambda t: len(set(gram_of(t))))
+    texts = sorted({normal_form(t) for t in random_texts(np.random.default_rng(1), 80)}, key=lambda t: len(set(gram_of(t))))
     x = gram_matrix(texts)
     whole, thin = ({(int(a), int(b)) for i, j in candidate_pairs(x, .6, budget) for a, b in zip(i, j)} for budget in (10**9, 1))
     assert whole and whole == thin
@@ -283,7 +283,7 @@ def test_find_leaks_finds_every_leaking_row(seed):
     for x in leaks.itertuples():
         pair = brute([splits[x.split_a].text.iloc[x.row_a]], [splits[x.split_b].text.iloc[x.row_b]], .6)
         assert pair == [(0, 0, x.similarity)]
-        assert (x.kind == "duplicate") == (normalise(splits[x.split_a].text.iloc[x.row_a]) == normalise(splits[x.split_b].text.iloc[x.row_b]))
+        assert (x.kind == "duplicate") == (normal_form(splits[x.split_a].text.iloc[x.row_a]) == normal_form(splits[x.split_b].text.iloc[x.row_b]))
     clean = drop_leaks(splits, .6)
     assert find_leaks(clean, .6).empty and clean["test"].equals(splits["test"])
 
@@ -309,10 +309,10 @@ def test_real_splits_hold_no_exact_duplicates(real_data):
         check_labels_seen(first.label, last.label)
 
 
-def test_normalise():
-    assert normalise(" Ａ\tb\u00a0C\n") == "a b c" and normalise("STRASSE") == normalise("Straße")
+def test_normal_form():
+    assert normal_form(" Ａ\tb\u00a0C\n") == "a b c" and normal_form("STRASSE") == normal_form("Straße")
     for text in ("İstanbul", "ﬁ", "שלום", "👍🏽", "ΌΣΟΣ", "ẞ", ""):
-        assert normalise(normalise(text)) == normalise(text)
+        assert normal_form(normal_form(text)) == normal_form(text)
 
 
 # --- groups of what is not text -------------------------------------------------------------------------------------

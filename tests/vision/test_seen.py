@@ -71,7 +71,7 @@ def test_fit_warns_once_in_one_line(base, tune):
 
 def test_the_carried_base_knows_no_other_pictures():
     from finetune_book.data.sets import surface_defects
-    from finetune_book.data.images import digits
+    from finetune_book.data.picture_tables import digits
     bits = np.load(carried("book-resnet") / SEEN, allow_pickle=False)
     assert bits.nbytes <= 200_000 and .3 < np.unpackbits(bits).mean() < .6
     assert were_seen(bits, noise(5000)).mean() < .002

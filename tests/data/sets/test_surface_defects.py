@@ -87,7 +87,7 @@ def inexact(source):
 
 
 def test_the_generator_uses_only_what_ieee_754_fixes(repo):
-    assert inexact((repo / "finetune_book" / "surface_defects.py").read_text(encoding="utf-8")) == {"2 ** 53", "2.0 ** 53"}
+    assert inexact((repo / "finetune_book" / "data" / "sets" / "surface_defects.py").read_text(encoding="utf-8")) == {"2 ** 53", "2.0 ** 53"}
     assert inexact("np.sin(x); a @ b; x.mean(); np.random.default_rng(0); math.sqrt(2); x ** .5") == {"np.sin", "a @ b", "x.mean", "np.random.default_rng", "x ** 0.5"}
 
 
@@ -144,25 +144,25 @@ def test_splits_share_no_session_and_no_picture(data):
 
 
 def test_the_tests_set_ups_are_unseen(setups):
-    assert set(sd.SEEN) == set(sd.UNSEEN) and sd.RANGES["validation"] == sd.RANGES["train"]
-    for name in sd.SEEN:
+    assert set(sd.SEEN_RANGES) == set(sd.UNSEEN_RANGES) and sd.RANGES["validation"] == sd.RANGES["train"]
+    for name in sd.SEEN_RANGES:
         known, new = (setups[name][(setups.split == "test") == t] for t in (False, True))
-        assert sd.SEEN[name][0] <= known.min() and known.max() <= sd.SEEN[name][1]
-        assert sd.UNSEEN[name][0] <= new.min() and new.max() <= sd.UNSEEN[name][1]
+        assert sd.SEEN_RANGES[name][0] <= known.min() and known.max() <= sd.SEEN_RANGES[name][1]
+        assert sd.UNSEEN_RANGES[name][0] <= new.min() and new.max() <= sd.UNSEEN_RANGES[name][1]
         gap = max(known.min() - new.max(), new.min() - known.max())
         assert gap > .001 and gap > .05 * (known.max() - known.min()), name
 
 
 def test_a_defect_is_seen_and_leaves_the_rest_as_it_is():
-    "The same dice draw the same surface; only the mark differs, and it differs visibly inside the picture."
+    "The same random numbers draw the same surface; only the mark differs, and it differs visibly inside the picture."
     for k, material in enumerate(list(sd.MATERIALS) * 8):
         for label in sd.DEFECTS:
             view = {}
             for name in ("none", label):
-                dice = sd.Dice(7, k)
-                setup = sd.draw_setup(dice, "test" if k % 2 else "train") | {"grain": 0.}
-                piece = setup | sd.draw_look(dice, material)
-                view[name] = sd.photograph(dice, *sd.scene(dice, material, name, piece), setup)
+                rng = sd.RawRandom(7, k)
+                setup = sd.draw_setup(rng, "test" if k % 2 else "train") | {"grain": 0.}
+                piece = setup | sd.draw_look(rng, material)
+                view[name] = sd.photograph(rng, *sd.scene(rng, material, name, piece), setup)
             change = np.abs(view[label] - view["none"]).max(-1)
             if label == "none": assert change.max() == 0
             else: assert change.max() > .04 and (change > .02).sum() >= 6 and (change == 0).mean() > .5, (material, label, k)
@@ -170,7 +170,7 @@ def test_a_defect_is_seen_and_leaves_the_rest_as_it_is():
 
 def test_marks_are_what_the_table_says():
     for k in range(40):
-        m = {name: draw(sd.Dice(5, k)) for name, draw in sd.DEFECTS.items()}
+        m = {name: draw(sd.RawRandom(5, k)) for name, draw in sd.DEFECTS.items()}
         assert np.all(m["stain"].height == 0) and np.all(m["dent"].cover == 0) and np.all(m["dent"].wipe == 0)
         for name in ("scratch", "pit", "crack"): assert m[name].height.min() < -.1 and m[name].cover.max() > .1
         for mark in m.values(): assert np.all((0 <= np.asarray(mark.cover)) & (np.asarray(mark.cover) <= 1) & (np.asarray(mark.height) <= 0))
