@@ -20,8 +20,9 @@ figures losses optim
 data
 judge
 train
+rows
 tasks
-adapt
+adapt saving
 finetuner
 text vision
 explain compress serve
@@ -52,7 +53,7 @@ def default_exp(path):
     "The module a notebook exports to, or None."
     for cell in code_cells(path):
         found = re.search(r"^#\s*\|\s*default_exp\s+(\S+)", cell, re.MULTILINE)
-        if found: return found[1]
+        if found: return found[1].removesuffix(".__init__")
     return None
 
 
@@ -79,7 +80,8 @@ def module_name(path, lib): return path.relative_to(lib).with_suffix("").as_posi
 
 def library(lib):
     "module → source, of every module that a notebook exports (the packages' own __init__ and nbdev's index left out)."
-    found = {p for p in Path(lib).rglob("*.py") if p.name not in ("__init__.py", "_modidx.py") and "__pycache__" not in p.parts}
+    found = {p for p in Path(lib).rglob("*.py") if p.name != "_modidx.py" and "__pycache__" not in p.parts}
+    found -= {p for p in found if p.name == "__init__.py" and (p.parent == Path(lib) or not p.read_text(encoding="utf-8").strip())}
     return {module_name(p, lib): p.read_text(encoding="utf-8") for p in sorted(found)}
 
 

@@ -21,9 +21,7 @@ NAMES = house.defined_in(MODULES)
 NOTEBOOKS = house.notebooks(REPO / "nbs")
 MAP = "00_map.ipynb"  # shows the whole road with the finished library, so it alone looks upwards
 # Single imports from a higher lesson that are meant, in cells that export nothing; one that is no longer there must go from this list.
-LOOKS_UP = {"42_bert.ipynb: imports tasks.heads of lesson 45, not lower than 42": "only heads knows how the carried base is stored; heads uses nothing of lesson 42",
-            "54_text_classifier.ipynb: imports adapt.freeze of lesson 61, not lower than 54": "the hash that proves what did not move",
-            "55_vision_classifier.ipynb: imports adapt.freeze of lesson 61, not lower than 55": "as above"}
+LOOKS_UP = {}
 
 
 # Breaches that are meant, each with its reason; one that is no longer there must go from this list.
@@ -79,7 +77,8 @@ def test_no_two_lessons_share_a_number_and_each_stands_in_its_part():
 
 
 def test_a_notebook_is_called_like_its_module():
-    wrong = [(p.stem, m) for p in NOTEBOOKS if (m := house.default_exp(p)) and re.sub(r"^\d+_", "", p.stem) not in (m.split(".")[-1], "_".join(m.split(".")[-2:]))]
+    wrong = [(p.stem, m) for p in NOTEBOOKS if (m := house.default_exp(p))
+             and re.sub(r"^\d+_", "", p.stem) not in (m.split(".")[-1], "_".join(m.split(".")[-2:]))]
     assert wrong == []
 
 
