@@ -226,12 +226,7 @@ def run(epochs=2, resume=None, keep=None, bright=True):
     def fetch(idx): return way(X[idx], Y[idx], 3, torch.default_generator)
     def validate(model): seen.append(model(X).clone()); return {"val_loss": F.cross_entropy(model(X), Y).item()}
     trainer = Trainer(model, torch.optim.AdamW(model.parameters(), lr=.01), F.cross_entropy, seed=5)
-    if keep is not None:
-        learn = trainer.learn
-        def spy(xb, yb, weight):
-            keep.append(xb.clone())
-            return learn(xb, yb, weight)
-        trainer.learn = spy
+    if keep is not None: model.register_forward_pre_hook(lambda m, args: keep.append(args[0].clone()) if m.training else None)
     trainer.fit(shuffled_batches(24, 8), fetch, epochs, validate, resume=resume)
     return trainer, seen
 
