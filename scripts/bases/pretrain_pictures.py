@@ -1,10 +1,10 @@
-"""Pretrain the small ResNet of lesson 72 (vision_pretrain) on one task, for a given number of pictures shown, and save it as a base.
+"""Pretrain the small ResNet of lesson 73 (vision_pretrain) on one task, for a given number of pictures shown, and save it as a base.
 
     python scripts/bases/pretrain_pictures.py --task rotation --cifar FOLDER --out BASES/rotation [--shown 100000]
     python scripts/measure/measure_pictures.py --base rotation=BASES/rotation ...       # what it is worth with few labels
 
 Tasks: labels, rotation, contrastive (CIFAR-10's 50,000 training pictures, the labels used by `labels` alone) and fractals (classes of
-lesson 73 (fractals), no camera). Every task sees the same number of pictures, views counted one by one, in batches of 128, with the same network
+lesson 72 (fractals), no camera). Every task sees the same number of pictures, views counted one by one, in batches of 128, with the same network
 and the same optimizer, seed 0. FOLDER holds train.npz as scripts/measure/train_cifar10.py reads it. One line about the run is added to
 --log, data/base_models/pretraining_image.csv: its losses in nats, what a guess costs, and the seconds of one core that it took.
 """

@@ -1,4 +1,4 @@
-"""Pretraining without labels: what lesson 72 (vision_pretrain) cannot check on itself."""
+"""Pretraining without labels: what lesson 73 (vision_pretrain) cannot check on itself."""
 import numpy as np
 import pytest
 import torch
