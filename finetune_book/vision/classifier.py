@@ -20,7 +20,10 @@ from ..checks import InputError, listed
 from ..finetuner import Classifying, Persistent, pick_device
 from ..train.trainer import shuffled_batches
 from .augment import Augment, normalise
-from .bases import batch_norms, check_size, load_image_base, pooled_image_features, read_image_model, save_image_model, warn_if_seen
+from .preprocessing import check_size
+from .recalibrate import batch_norms
+from .seen import warn_if_seen
+from .bases import load_image_base, pooled_image_features, read_image_model, save_image_model
 from ..data.images import as_batch, as_list, read_picture_table, read_pictures
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #c007

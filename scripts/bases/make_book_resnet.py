@@ -27,7 +27,9 @@ from finetune_book.judge.ladder import pixels_floor
 from finetune_book.data.splits import few_per_class
 from finetune_book.train.trainer import Callback
 from finetune_book.vision.augment import normalise
-from finetune_book.vision.bases import SEEN, load_image_base, recalibrate_batchnorm, seen_filter
+from finetune_book.vision.recalibrate import recalibrate_batchnorm
+from finetune_book.vision.seen import SEEN, seen_filter
+from finetune_book.vision.bases import load_image_base
 from finetune_book.data.images import as_batch, digits
 from finetune_book.vision.classifier import ImageClassifier
 from finetune_book.vision.pretrain import imitation_task, missed, pretrain, save_body, stage_maps
@@ -147,7 +149,7 @@ a training on CIFAR-10 starts with an advantage that your own pictures do not gi
 | took | {minutes:.0f} minutes of training on two busy cores, after the teacher's look of some minutes |
 | of the teacher's spread it misses | {missed[0]:.0%} in the third stage, {missed[1]:.0%} in the fourth, {missed[2]:.0%} of the fourth's means |
 
-`seen.npy` is a Bloom filter of the pictures it has seen (`library/vision_bases`). `training_log.csv` has every epoch.
+`seen.npy` is a Bloom filter of the pictures it has seen (`library/vision_seen`). `training_log.csv` has every epoch.
 
 ## What it is worth
 
