@@ -222,7 +222,7 @@ def test_the_stored_result_is_small_paired_and_says_how_it_was_made():
 
 
 def test_the_script_stores_resumes_and_refuses_other_settings(tiny_base, tmp_path, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(REPO / "scripts")
+    monkeypatch.syspath_prepend(REPO / "scripts" / "bases")
     import adapt_book_bert
     out, small = tmp_path / "found.json", "--steps 2 --portion 1 --batch-size 2 --seeds 1 --k 1 --epochs 1 --test-rows 5 --max-length 12".split()
     def script(*more):
