@@ -32,7 +32,7 @@ from finetune_book.vision.seen import SEEN, seen_filter
 from finetune_book.vision.bases import load_image_base
 from finetune_book.data.images import as_batch, digits
 from finetune_book.vision.classifier import ImageClassifier
-from finetune_book.vision.pretrain import imitation_task, missed, pretrain, save_body, stage_maps
+from finetune_book.vision.pretrain import imitation_task, missed, pretrain_pictures, save_body, stage_maps
 
 SIDE, BATCH, RECALIBRATED = 128, 64, 2048          # pixels that the teacher sees; pictures a step; pictures for the teacher's BatchNorm
 MAPS = {"third.npy": (256, 8, 8), "fourth.npy": (512, 4, 4)}
@@ -100,7 +100,7 @@ def train(told):
     told.work.mkdir(parents=True, exist_ok=True)
     task = imitation_task(*look(told.teacher, pictures, told.work))
     (told.out / "training_log.csv").unlink(missing_ok=True) if not (resume := Checkpoint.latest(told.work)) else None
-    model, history = pretrain(pictures, task, np.arange(len(pictures)), told.epochs, BATCH, lr=3e-3, seed=0, precision="bfloat16", resume=resume,
+    model, history = pretrain_pictures(pictures, task, np.arange(len(pictures)), told.epochs, BATCH, lr=3e-3, seed=0, precision="bfloat16", resume=resume,
                               callbacks=[Log(told.out / "training_log.csv"), Checkpoint(told.work, every_steps=200)])
     terms = share_missed(model, task, pictures, np.arange(0, len(pictures), 25))
     save_body(told.out, model.half())

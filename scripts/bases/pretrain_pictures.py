@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune_book.vision.fractals import fractal_set
-from finetune_book.vision.pretrain import contrastive_task, label_task, pretrain, rotation_task, save_body
+from finetune_book.vision.pretrain import contrastive_task, label_task, pretrain_pictures, rotation_task, save_body
 
 FORMULAS = 250
 COLUMNS = "base,shown,pictures,epochs,batch,seed,first_loss,last_loss,guess,seconds".split(",")
@@ -44,7 +44,7 @@ def main():
     n = min(50_000, told.shown // views)
     epochs = max(1, round(told.shown / views / n))
     pictures, labels, task = material(told.task, told.cifar, n, told.seed)
-    model, history = pretrain(pictures, task, labels, epochs, 128 // views, seed=told.seed, precision="bfloat16")
+    model, history = pretrain_pictures(pictures, task, labels, epochs, 128 // views, seed=told.seed, precision="bfloat16")
     save_body(told.out, model.half(), told.seed)
     guess = math.log({"contrastive": 127}.get(told.task, task.n_out))
     row = [told.task, n * epochs * views, n, epochs, 128, told.seed, *(f"{h['train_loss']:.4f}" for h in (history[0], history[-1])), f"{guess:.4f}", f"{time.process_time() - begun:.0f}"]
