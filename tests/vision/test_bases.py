@@ -110,7 +110,7 @@ def change(folder, **fields):
     (lambda f: change(f, layers=...), "not the config of a ResNet"), (lambda f: change(f, stem="9"), "not the config of a ResNet"),
     (lambda f: change(f, model_type="bert"), "does not classify pictures"), (lambda f: change(f, model_type="resnett"), "does not know the model type"),
     (lambda f: (f / "model.safetensors").rename(f / "model.pth"), "pickle"),
-    (lambda f: (f / "preprocessor_config.json").write_text('{"size": 24, "image_std": [0, 0, 0]}'), "std="),
+    (lambda f: (f / "preprocessor_config.json").write_text('{"size": 24, "image_std": [0, 0, 0]}'), "std[0]=0.0: must be a number above 0"),
     (lambda f: (f / "preprocessor_config.json").write_text('{"image_mean": [0, 0, 0]}'), "size=None"),
     (lambda f: (f / "preprocessor_config.json").write_text('{"size": 24, "rescale_factor": 0}'), "preprocessor_config.json"),
     (lambda f: (f / "preprocessor_config.json").write_text('{"size": 24, "image_mean": 3}'), "preprocessor_config.json"),

@@ -3,6 +3,7 @@ import json
 
 import pytest
 
+from finetune_book.checks import InputError
 from finetune_book.vision.preprocessing import Preprocessing, read_preprocessing
 
 
@@ -30,6 +31,23 @@ def test_transformers_prepares_a_picture_as_we_do(tmp_path):
     theirs = AutoImageProcessor.from_pretrained(tmp_path)(picture, return_tensors="pt")["pixel_values"]
     assert ours.shape == theirs.shape == (1, 3, 40, 40)
     assert (ours - theirs).abs().max() < .2 and (ours - theirs).abs().mean() < .02 and theirs.std() > .5
+
+
+@pytest.mark.parametrize("settings, says", [
+    (dict(size=3), r"size=3: must be a whole number of pixels from 4 to 2048"), (dict(size=32.), r"size=32.0"), (dict(size=True), "size=True"),
+    (dict(size=32, mean=.5), "mean=0.5: must be three numbers"), (dict(size=32, mean=(.5, .5)), "three numbers, one per colour"),
+    (dict(size=32, mean=(0, float("nan"), 0)), r"mean\[1\]=nan: must be a number"), (dict(size=32, std=(1, 1, 0)), r"std\[2\]=0: must be a number above 0"),
+    (dict(size=32, std=(1, True, 1)), r"std\[1\]=True"),
+])
+def test_what_is_no_preprocessing_is_refused(settings, says):
+    with pytest.raises(InputError, match=says) as e: Preprocessing(**settings)
+    assert "\n" not in str(e.value)
+
+
+def test_numpy_scalars_become_plain_values():
+    import numpy as np
+    prep = Preprocessing(np.int64(32), tuple(np.float64([.5, .5, .5])), tuple(np.float64([.25, .25, .25])))
+    assert prep == Preprocessing(32, (.5,) * 3, (.25,) * 3) and json.loads(json.dumps(prep.to_dict())) == prep.to_dict()
 
 
 def test_rescaling_by_hand(tmp_path):
