@@ -19,7 +19,8 @@ from ..data.images import read_pictures
 from ..finetuner import Classifying, FineTuner, check_hyperparameters, store
 from ..tasks.classify import Classify
 from .augment import Augment
-from .bases import batch_norms, check_size
+from .preprocessing import check_size
+from .recalibrate import batch_norms
 from .rows import PRECISIONS, ImageRows, parse_augment
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #c013

@@ -17,8 +17,9 @@ from ..data.images import as_batch, as_list, read_pictures
 from ..rows import Rows, repeatable
 from ..train.trainer import shuffled_batches
 from .augment import Augment, normalise
-from .bases import (batch_norms, load_image_base, pooled_image_features, read_image_model,
-                                        save_image_model, warn_if_seen)
+from .recalibrate import batch_norms
+from .seen import warn_if_seen
+from .bases import load_image_base, pooled_image_features, read_image_model, save_image_model
 
 # %% ../../nbs/library/vision_rows.ipynb #n556d984
 AUGMENTATIONS = ("crop", "flip", "color", "mixup", "cutmix")

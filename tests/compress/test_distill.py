@@ -9,8 +9,10 @@ import torch
 from torch.nn import functional as F
 from transformers import BertConfig, BertModel
 
-from finetune_book.compress.distill import (SPECIAL, distillation_losses, hidden_loss, keep_layers, mean_pool, piece_shares, pooled_loss, pooler_loss,
-                                            prune_tokenizer, prune_vocabulary, same_pieces, soft_target_loss, unexplained, warm_hold_cool)
+from finetune_book.text.tokens import SPECIAL
+from finetune_book.compress.distill import (distillation_losses, hidden_loss, keep_layers, mean_pool, piece_shares,
+                                            pooled_loss, pooler_loss, prune_tokenizer, prune_vocabulary, same_pieces,
+                                            soft_target_loss, unexplained, warm_hold_cool)
 from finetune_book.checks import InputError
 from finetune_book.data.tables import carried
 from finetune_book.data.packed import unpacked

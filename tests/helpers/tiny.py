@@ -25,6 +25,8 @@ def save_tiny_base(folder: Path, width: int = 16, layers: int = 2, positions: in
 
 def save_tiny_picture_base(folder: Path, width: int = 8, layers=(1, 1, 1, 1), size: int = 8) -> Path:
     "Write a random ResNet of four blocks as a base for pictures of `size` pixels."
-    from finetune_book.vision.bases import Preprocessing, from_config, save_image_model
+    from finetune_book.vision.preprocessing import Preprocessing
+    from finetune_book.vision.weights import from_config
+    from finetune_book.vision.bases import save_image_model
     from finetune_book.vision.resnet import ResNetConfig
     return save_image_model(folder, from_config(ResNetConfig("basic", layers, 5, width, "32"), seed=0), Preprocessing(size, (.5,) * 3, (.25,) * 3))

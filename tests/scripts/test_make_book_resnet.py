@@ -8,7 +8,8 @@ import pytest
 from safetensors.torch import save_file
 
 from finetune_book.data.tables import carried
-from finetune_book.vision.bases import SEEN, load_image_base, were_seen
+from finetune_book.vision.seen import SEEN, were_seen
+from finetune_book.vision.bases import load_image_base
 from finetune_book.vision.resnet import resnet18
 
 

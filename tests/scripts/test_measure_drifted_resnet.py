@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from finetune_book.vision.bases import batch_norms, load_image_base
+from finetune_book.vision.recalibrate import batch_norms
+from finetune_book.vision.bases import load_image_base
 
 
 @pytest.fixture(scope="module")

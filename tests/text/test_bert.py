@@ -1,6 +1,7 @@
 """BERT: equal to transformers' in answers, gradients and dropout; blind to filling and to company; its costs as its formulas say."""
 import math
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -205,6 +206,27 @@ def test_operations_are_counted_to_the_last(name, t, n):
     assert sum(w.numel() * 4 for w in out.attentions) == cost["map_bytes"]
 
 
+def bytes_kept(net, t):
+    "Bytes of the different tensors that autograd keeps for the backward pass of one text."
+    held = {}
+    def keep(x):
+        held[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+    with torch.random.fork_rng(devices=[]), torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x): net(torch.ones(1, t, dtype=torch.long))
+    return sum(held.values())
+
+
+@pytest.mark.parametrize("dropout, times", [(.1, 3), (0., 1)])
+@pytest.mark.parametrize("name", ["small", "deep"])
+def test_what_training_keeps_of_the_maps_is_counted(name, dropout, times):
+    "Second differences leave the part that grows with the square of the length; eval mode keeps each map once."
+    config = BertConfig(**{**SIZES, **CASES[name], "max_position_embeddings": 96, "attention_probs_dropout_prob": dropout})
+    square = lambda net: (bytes_kept(net, 96) - 2 * bytes_kept(net, 64) + bytes_kept(net, 32)) / (2 * 32**2)
+    cost = attention_flops(config, 1)
+    assert square(BertModel(config)) == cost["kept_bytes"] == times * cost["map_bytes"]
+    assert square(BertModel(config).eval()) == cost["map_bytes"]
+
+
 def test_attention_overtakes_at_six_widths():
     cost = attention_flops(BertConfig(vocab_size=9, hidden_size=64, intermediate_size=256, num_attention_heads=4, num_hidden_layers=50), 6 * 64)
     assert math.isclose(cost["attention"], cost["linear"], rel_tol=1e-3)
@@ -228,9 +250,16 @@ def test_bad_input(inputs, says):
 
 
 @pytest.mark.parametrize("bad, says", [(dict(hidden_size=15), "must divide"), (dict(vocab_size=0), "vocab_size=0"), (dict(num_hidden_layers=1.5), "1.5"),
-                                       (dict(hidden_act="relu"), "gelu and gelu_new"), (dict(num_attention_heads=True), "True")])
+                                       (dict(hidden_act="relu"), "hidden_act=.*must be one of gelu, gelu_new"), (dict(num_attention_heads=True), "True"),
+                                       (dict(num_attention_heads=4.), "num_attention_heads=4.0")])
 def test_bad_sizes(bad, says):
     with pytest.raises(InputError, match=says): BertConfig(**{**SIZES, **bad})
+
+
+def test_numpy_integers_count_as_whole_numbers():
+    config = BertConfig(**{**SIZES, "hidden_size": np.int64(16)})
+    assert config == BertConfig(**SIZES) and type(config.hidden_size) is int
+    assert attention_flops(config, np.int32(5), np.int8(2)) == attention_flops(config, 5, 2)
 
 
 def test_bad_lengths():

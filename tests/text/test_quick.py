@@ -122,7 +122,7 @@ def test_broken_folders(saved, tmp_path, tiny_base):
 
 
 @pytest.mark.parametrize("told_to, says", [(dict(classes=["a"]), "at least 2"), (dict(classes=["a", "b"], max_length=2), "max_length=2"), (dict(classes=["a", "b"], seed=-1), "seed=-1"),
-                                           (dict(classes=["a", "b"], max_length=65), "max_length=65: from 3 to 64")])
+                                           (dict(classes=["a", "b"], max_length=65), "max_length=65: must be a whole number of tokens from 3 to 64")])
 def test_arguments(tiny_base, told_to, says): told(lambda: QuickClassifier(tiny_base, **told_to), says)
 
 

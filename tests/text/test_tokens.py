@@ -150,6 +150,7 @@ OK = [*SPECIAL, "a"]
     (lambda: WordPiece(OK).encode(float("nan")), InputError, "float"),
     (lambda: WordPiece(OK).encode("a", max_length=2), InputError, "max_length=2"),
     (lambda: WordPiece(OK).encode("a", max_length=-1), InputError, "max_length=-1"),
+    (lambda: WordPiece(OK).encode("a", max_length=3.), InputError, "max_length=3.0: must be a whole number of pieces, [CLS] and [SEP] among them, at least 3"),
     (lambda: WordPiece(OK).decode([99]), ValueError, "99"),
     (lambda: read_vocab("/nowhere/vocab.txt"), InputError, "/nowhere/vocab.txt"),
     (lambda: pad_batch([], 0), ValueError, "no rows"),
@@ -157,6 +158,8 @@ OK = [*SPECIAL, "a"]
     (lambda: length_buckets([3, 4], 0), InputError, "batch_size=0"),
     (lambda: length_buckets([3, 4], -2), InputError, "batch_size=-2"),
     (lambda: length_buckets([3, 4], 1.5), InputError, "batch_size=1.5"),
+    (lambda: length_buckets([3, 4], 2.), InputError, "batch_size=2.0"),
+    (lambda: length_buckets([3, 4], True), InputError, "batch_size=True"),
     (lambda: length_buckets([3, 4], 1, pool=0), InputError, "pool=0"),
     (lambda: length_buckets([], 4), ValueError, "(0,)"),
     (lambda: length_buckets([[3]], 4), ValueError, "(1, 1)"),
@@ -166,6 +169,11 @@ OK = [*SPECIAL, "a"]
 def test_refusals_name_the_value(call, error, words):
     with pytest.raises(error) as e: call()
     assert words in str(e.value) and "\n" not in str(e.value)
+
+
+def test_numpy_integers_count_as_whole_numbers():
+    assert WordPiece(OK).encode("a a a", np.int64(3)) == WordPiece(OK).encode("a a a", 3)
+    assert [b.tolist() for b in length_buckets([3, 4, 9], np.int32(2), pool=np.int8(1))] == [b.tolist() for b in length_buckets([3, 4, 9], 2, pool=1)]
 
 
 def test_vocabulary_that_is_not_utf8(tmp_path):

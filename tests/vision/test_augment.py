@@ -206,7 +206,7 @@ def test_settings_are_plain_values():
     a = Augment(crop=2, mixup=.2)
     assert Augment(**dataclasses.asdict(a)) == a and repr(a) == "Augment(crop=2, flip=True, color=0.0, mixup=0.2, cutmix=0.0)"
     with pytest.raises(dataclasses.FrozenInstanceError): a.crop = -1
-    assert Augment(crop=np.int64(2), color=np.float32(.5)).crop == 2
+    assert Augment(crop=np.int64(2), color=np.float32(.5)).crop == 2 and Augment(flip=np.bool_(False)).flip is False
 
 
 def test_hard_labels_of_any_kind_pass_when_nothing_mixes():
@@ -254,9 +254,9 @@ BAD = {
     "uint8": (lambda: random_crop((x8 * 255).byte(), 2, dice()), "torch.uint8 .*x / 255"),
     "one picture": (lambda: random_flip(x8[0], dice()), r"\(3, 12, 20\): a float tensor"),
     "an array": (lambda: random_flip(x8.numpy(), dice()), "pictures are ndarray"),
-    "wide frame": (lambda: random_crop(x8, 12, dice()), "pad=12: .* from 0 to 11 for pictures of 12 × 20"),
+    "wide frame": (lambda: random_crop(x8, 12, dice()), "pad=12: must be a whole number, for pictures of 12 × 20 pixels from 0 to 11"),
     "half a pixel": (lambda: random_crop(x8, .5, dice()), "pad=0.5: must be a whole number"),
-    "p": (lambda: random_flip(x8, dice(), 1.2), "p=1.2: must be a number, from 0 to 1"),
+    "p": (lambda: random_flip(x8, dice(), 1.2), "p=1.2: must be a number from 0 to 1"),
     "negative strength": (lambda: color_jitter(x8, dice(), contrast=-1), "contrast=-1: "),
     "nan strength": (lambda: color_jitter(x8, dice(), saturation=math.nan), "saturation=nan: "),
     "normalised before colour": (lambda: color_jitter(x8 - .5, dice(), .1), r"needs \[0, 1\]; normalise afterwards"),
@@ -274,11 +274,14 @@ BAD = {
     "alpha inf": (lambda: cutmix(x8, y8, 3, math.inf, dice()), "alpha=inf: "),
     "crop": (lambda: Augment(crop=-1), "crop=-1: must be a whole number"),
     "crop as text": (lambda: Augment(crop="4"), "crop='4': "),
+    "crop 4.0": (lambda: Augment(crop=4.), "crop=4.0: must be a whole number"),
+    "flip 1": (lambda: Augment(flip=1), "flip=1: must be True or False"),
     "crop True": (lambda: Augment(crop=True), "crop=True: "),
     "crop of a small picture": (lambda: Augment(crop=12)(x8, y8, 3, dice()), "pad=12: "),
     "flip": (lambda: Augment(flip=.5), "flip=0.5: must be True or False"),
-    "color": (lambda: Augment(color=1.1), "color=1.1: must be a number, from 0 to 1"),
-    "mixup": (lambda: Augment(mixup=-.1), "mixup=-0.1: .* or 0 for off"),
+    "color": (lambda: Augment(color=1.1), "color=1.1: must be a number from 0 to 1"),
+    "mixup": (lambda: Augment(mixup=-.1), "mixup=-0.1: must be a number from 0 to 1000000"),
+    "mixup near 0": (lambda: Augment(mixup=1e-4), "mixup=0.0001: must be a number from 0.001 to 1000000"),
     "cutmix": (lambda: Augment(cutmix=math.nan), "cutmix=nan: "),
     "labels when mixing": (lambda: Augment(mixup=.2)(x8, y8.float(), 3, dice()), "labels are torch.float32"),
 }

@@ -24,7 +24,7 @@ from finetune_book.checks import InputError
 from finetune_book.adapt.freeze import weights_hash
 from finetune_book.train.trainer import Callback
 from finetune_book.vision.augment import Augment
-from finetune_book.vision.bases import batch_norms
+from finetune_book.vision.recalibrate import batch_norms
 from finetune_book.vision.resnet import BasicBlock, ResNet
 from examples import X, Y, everything, pictures
 

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from finetune_book.checks import InputError
-from finetune_book.vision.fractals import (System, box_dimension, contrast, filled, fractal_set, has_form, orbits, random_system, render, shrinkage,
+from finetune_book.vision.fractals import (System, box_dimension, contrast, filled, fractal_set, has_form, orbits, random_system, render_systems, shrinkage,
                                            variants)
 
 CORNERS = np.array([[0, 0], [1, 0], [0, 1]])
@@ -37,23 +37,23 @@ def test_box_dimension_of_the_triangle(turn, error):
 
 def test_a_picture_does_not_depend_on_its_company():
     systems = drawn(5)
-    together = render(systems, 24, 1000, seed=3)
-    alone = np.concatenate([render([s], 24, 1000, seed=3) for s in systems])
+    together = render_systems(systems, 24, 1000, seed=3)
+    alone = np.concatenate([render_systems([s], 24, 1000, seed=3) for s in systems])
     assert together.dtype == np.uint8 and together.shape == (5, 24, 24) and np.array_equal(together, alone)
 
 
 def test_blocks_of_systems_are_one_picture_each():
     "More marks than fit at once are drawn in blocks; the pictures are the same."
     systems = drawn(3)
-    whole = render(systems, 16, 100_000)
-    assert np.array_equal(whole[2:], render(systems[2:], 16, 100_000))
-    many = render(systems * 20, 16, 100_000)          # 60 x 100,000 marks: two blocks
+    whole = render_systems(systems, 16, 100_000)
+    assert np.array_equal(whole[2:], render_systems(systems[2:], 16, 100_000))
+    many = render_systems(systems * 20, 16, 100_000)          # 60 x 100,000 marks: two blocks
     assert np.array_equal(many, np.concatenate([whole] * 20))
 
 
 def test_a_picture_does_not_depend_on_place_and_scale():
     moved = SIERPINSKI._replace(b=SIERPINSKI.b * 1024 + 512 * np.ones(2))      # powers of two: the same bits
-    assert (render([SIERPINSKI]) != render([moved])).mean() < .05
+    assert (render_systems([SIERPINSKI]) != render_systems([moved])).mean() < .05
 
 
 def test_systems_drawn_by_chance_shrink_and_mostly_show_a_form():
@@ -61,7 +61,7 @@ def test_systems_drawn_by_chance_shrink_and_mostly_show_a_form():
     assert max(shrinkage(s).max() for s in systems) < 1
     assert all(abs(s.p.sum() - 1) < 1e-12 and np.allclose(s.p, (a := np.abs(np.linalg.det(s.A))) / a.sum()) for s in systems)
     assert {len(s.p) for s in systems} == {2, 3, 4, 5, 6} and len(random_system(0, n_maps=8).p) == 8
-    assert has_form(render(systems, n_points=1000)).mean() > .7
+    assert has_form(render_systems(systems, n_points=1000)).mean() > .7
 
 
 def test_dust_fog_and_flat_pictures_have_no_form():
@@ -98,15 +98,15 @@ def test_variants_shrink_and_keep_the_odds():
 
 
 @pytest.mark.parametrize("call, words", [
-    (lambda: render([SIERPINSKI._replace(A=SIERPINSKI.A * 2)]), "a map stretches by 1"),
-    (lambda: render([SIERPINSKI._replace(b=SIERPINSKI.b * np.nan)]), "nan or inf"),
-    (lambda: render([SIERPINSKI._replace(p=np.ones(3))]), "must sum|sum to 1"),
-    (lambda: render([SIERPINSKI._replace(p=np.ones(2) / 2)]), r"p \(2,\)"),
-    (lambda: render(SIERPINSKI), "list of at least one System"),
-    (lambda: render([]), "list of at least one System"),
-    (lambda: render([SIERPINSKI], size=0), "size=0: must be a whole number from 2"),
-    (lambda: render([SIERPINSKI], n_points=True), "n_points=True"),
-    (lambda: render([SIERPINSKI], seed=.5), "seed=0.5"),
+    (lambda: render_systems([SIERPINSKI._replace(A=SIERPINSKI.A * 2)]), "a map stretches by 1"),
+    (lambda: render_systems([SIERPINSKI._replace(b=SIERPINSKI.b * np.nan)]), "nan or inf"),
+    (lambda: render_systems([SIERPINSKI._replace(p=np.ones(3))]), "must sum|sum to 1"),
+    (lambda: render_systems([SIERPINSKI._replace(p=np.ones(2) / 2)]), r"p \(2,\)"),
+    (lambda: render_systems(SIERPINSKI), "list of at least one System"),
+    (lambda: render_systems([]), "list of at least one System"),
+    (lambda: render_systems([SIERPINSKI], size=0), "size=0: must be a whole number from 2"),
+    (lambda: render_systems([SIERPINSKI], n_points=True), "n_points=True"),
+    (lambda: render_systems([SIERPINSKI], seed=.5), "seed=0.5"),
     (lambda: random_system(0, n_maps=9), "n_maps=9"),
     (lambda: random_system(-1), "seed=-1"),
     (lambda: fractal_set(1, 5), "n_classes=1"),

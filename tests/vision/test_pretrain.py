@@ -1,4 +1,4 @@
-"""Pretraining without labels: what lesson 72 (vision_pretrain) cannot check on itself."""
+"""Pretraining without labels: what lesson 73 (vision_pretrain) cannot check on itself."""
 import numpy as np
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from finetune_book import ImageClassifier
 from finetune_book.checks import InputError
 from finetune_book.vision.pretrain import (Imitator, Task, channel_scales, contrastive_task, imitation_loss, imitation_task, label_task, missed, nt_xent,
-                                           pretrain, random_zoom, rotation_task, save_body, stage_maps, student, turn, view)
+                                           pretrain_pictures, random_zoom, rotation_task, save_body, stage_maps, student, turn, view)
 
 
 def noise(n=16, side=8, seed=0): return np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
@@ -85,7 +85,7 @@ def test_zoom_takes_a_part_of_the_asked_size():
 @pytest.mark.parametrize("task, labels", [(rotation_task(), None), (contrastive_task(), None), (label_task(2), np.arange(16) % 2), (imitation_task(*seen_by()), np.arange(16))])
 def test_every_task_trains_repeats_and_opens_as_a_base(task, labels, tmp_path):
     before = torch.get_rng_state()
-    one, two = (pretrain(noise(), task, labels, epochs=2, batch_size=8, seed=1) for _ in range(2))
+    one, two = (pretrain_pictures(noise(), task, labels, epochs=2, batch_size=8, seed=1) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
     assert all(torch.equal(a, b) for a, b in zip(body(one[0]), body(two[0]))) and one[1] == two[1] and len(one[1]) == 2
     moved = [not torch.equal(a, b) for a, b in zip(body(one[0]), body(student(task, 1)[0]))]
@@ -98,7 +98,7 @@ def test_every_task_trains_repeats_and_opens_as_a_base(task, labels, tmp_path):
 
 def test_tasks_without_labels_see_none():
     "Other labels, the same network."
-    one, two = (pretrain(noise(), rotation_task(), labels, batch_size=8)[0] for labels in (np.zeros(16), np.arange(16)))
+    one, two = (pretrain_pictures(noise(), rotation_task(), labels, batch_size=8)[0] for labels in (np.zeros(16), np.arange(16)))
     assert all(torch.equal(a, b) for a, b in zip(body(one), body(two)))
 
 
@@ -132,13 +132,13 @@ def test_imitating_gets_nearer_and_a_killed_run_ends_with_the_same_bits(tmp_path
     from finetune_book.train.callbacks import Checkpoint
     from finetune_book.train.trainer import Callback
     task, told = imitation_task(*seen_by(pictures=noise(64))), dict(labels=np.arange(64), epochs=6, batch_size=16, lr=5e-3)
-    whole, history = pretrain(noise(64), task, **told)
+    whole, history = pretrain_pictures(noise(64), task, **told)
     assert history[-1]["train_loss"] < history[0]["train_loss"] - .3
     class Killed(Callback):
         def on_batch_end(self, trainer):
             if trainer.step == 13: raise RuntimeError("killed")
-    with pytest.raises(RuntimeError): pretrain(noise(64), task, callbacks=[Checkpoint(tmp_path, every_steps=5), Killed()], **told)
-    again, _ = pretrain(noise(64), task, callbacks=[Checkpoint(tmp_path, every_steps=5)], resume=Checkpoint.latest(tmp_path), **told)
+    with pytest.raises(RuntimeError): pretrain_pictures(noise(64), task, callbacks=[Checkpoint(tmp_path, every_steps=5), Killed()], **told)
+    again, _ = pretrain_pictures(noise(64), task, callbacks=[Checkpoint(tmp_path, every_steps=5)], resume=Checkpoint.latest(tmp_path), **told)
     assert all(torch.equal(a, b) for a, b in zip(body(whole), body(again)))
 
 
@@ -151,7 +151,7 @@ def test_the_pooled_term_is_blind_to_places():
 
 def test_a_task_of_ones_own():
     brightest = Task("brightest channel", 3, lambda xb, yb, g: (xb, xb.mean((2, 3)).argmax(1)), nn.functional.cross_entropy)
-    model, history = pretrain(noise(), brightest, batch_size=8)
+    model, history = pretrain_pictures(noise(), brightest, batch_size=8)
     assert model.fc.out_features == 3 and not model.training and np.isfinite(history[0]["train_loss"])
 
 
@@ -159,7 +159,7 @@ def test_a_task_of_ones_own():
                                         (dict(task=imitation_task(*seen_by(pictures=noise(side=16))), labels=np.arange(16)), "same places"), (dict(batch_size=1), "batch_size=1"), (dict(batch_size=5), "batch of one"),
                                         (dict(precision="half"), "precision='half'"), (dict(pictures=noise()[:, :6]), "must be square")])
 def test_refused(bad, words):
-    with pytest.raises(InputError, match=words): pretrain(**{"pictures": noise(), "task": rotation_task(), "batch_size": 8, **bad})
+    with pytest.raises(InputError, match=words): pretrain_pictures(**{"pictures": noise(), "task": rotation_task(), "batch_size": 8, **bad})
 
 
 @pytest.mark.parametrize("call, words", [(lambda: nt_xent(views()[:5]), "must be"), (lambda: nt_xent(views()[:2]), "n >= 2"), (lambda: nt_xent(views(), 0), "temperature=0"),

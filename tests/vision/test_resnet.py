@@ -98,7 +98,7 @@ def test_batch_norm_is_torchs(shape, momentum, eps):
 
 
 def test_batch_norm_needs_two_numbers_a_channel():
-    with pytest.raises(ValueError, match="one number a channel"): BatchNorm2d(3)(torch.ones(1, 3, 1, 1))
+    with pytest.raises(ValueError, match="one number per channel"): BatchNorm2d(3)(torch.ones(1, 3, 1, 1))
 
 
 # --- eval is eval --------------------------------------------------------------------------------------------------
@@ -205,9 +205,9 @@ def test_receptive_fields(name, side):
 
 
 @pytest.mark.parametrize("bad, says", [
-    (dict(stem=32), "stem=32"), (dict(stem="64"), "'224'"), (dict(width=0), "width=0"), (dict(width=2.5), "width=2.5"), (dict(n_classes=0), "n_classes=0"),
+    (dict(stem=32), "stem=32"), (dict(stem="64"), "stem='64': must be one of 224, 32"), (dict(width=0), "width=0"), (dict(width=2.5), "width=2.5"), (dict(n_classes=0), "n_classes=0"),
     (dict(n_classes=True), "n_classes=True"), (dict(in_channels=-1), "in_channels=-1"), (dict(layers=(2, 2, 2)), "four whole numbers"),
-    (dict(layers=(2, 2, 2, 0)), "four whole numbers"), (dict(layers=8), "four whole numbers"), (dict(block=nn.Linear), "BasicBlock or Bottleneck"),
+    (dict(layers=(2, 2, 2, 0)), r"layers\[3\]=0: must be a whole number, at least 1"), (dict(layers=(2, 2., 2, 2)), r"layers\[1\]=2.0"), (dict(layers=8), "four whole numbers"), (dict(block=nn.Linear), "BasicBlock or Bottleneck"),
 ])
 def test_bad_sizes(bad, says):
     with pytest.raises(InputError, match=says) as e: tiny(**bad)

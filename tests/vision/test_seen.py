@@ -8,7 +8,7 @@ from PIL import Image
 
 from finetune_book import ImageClassifier
 from finetune_book.data.tables import carried, read_image_folder
-from finetune_book.vision.bases import SEEN, seen_filter, warn_if_seen, were_seen
+from finetune_book.vision.seen import SEEN, seen_filter, warn_if_seen, were_seen
 
 
 def noise(n, seed=0): return np.random.default_rng(seed).integers(0, 256, (n, 32, 32, 3), dtype=np.uint8)
