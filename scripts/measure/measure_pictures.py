@@ -31,7 +31,9 @@ from finetune_book.judge.ladder import pixels_floor
 from finetune_book.data.splits import few_per_class
 from finetune_book.data.picture_tables import digits
 from finetune_book.data.images import as_batch
+from finetune_book.tasks.classify import Classify
 from finetune_book.vision.classifier import ImageClassifier
+from finetune_book.vision.rows import ImageRows
 
 COLUMNS = "modality,set,base,method,labels_per_class,seed,metric,value,n_test,seconds".split(",")
 TESTED, HELD = 2000, 1000          # test pictures at most; pictures held back to choose settings
@@ -105,11 +107,10 @@ class Stages:
 
     @torch.no_grad()
     def features(self, x):
-        clf, out = self.opened, []
-        rows = clf._prepare(clf.model, x)
-        for part in rows.split(128):
-            z, found = clf._normalised(part.float() / 255)["pixel_values"].contiguous(memory_format=torch.channels_last), []
-            m = clf.model
+        m, rows, out = self.body, self.rows, []
+        for part in rows.prepare(x).split(128):
+            z = rows.normalised(part.float() / 255)["pixel_values"].contiguous(memory_format=torch.channels_last)
+            found = []
             z = m.maxpool(m.relu(m.bn1(m.conv1(z))))
             for stage in (m.layer1, m.layer2, m.layer3, m.layer4):
                 z = stage(z)
@@ -118,8 +119,9 @@ class Stages:
         return torch.cat(out).numpy()
 
     def fit(self, x, y):
-        self.opened = ImageClassifier(base=self.base, size=self.size, verbose=0)
-        self.opened.model = self.opened._load_base(2, None).eval()
+        task, self.rows = Classify(), ImageRows(self.size)
+        task.learn(np.array(["one", "two"]))                # the body is looked at, not the head
+        self.body = self.rows.open(self.base, task, seed=0).eval()
         self.model = make_pipeline(StandardScaler(), LogisticRegression(C=self.C, max_iter=2000)).fit(self.features(x), y)
         return self
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 from examples import LABELS, TEXTS, save_other
 
-from finetune_book import TextClassifier, TextRegressor, cli
+from finetune_book import TextClassifier, TextRegressor
+from finetune_book.commands import predict
 from finetune_book.checks import InputError
 from finetune_book.text.bases import load_text_base
 from finetune_book.text.quick import QuickClassifier, other_than_bert
@@ -133,18 +134,18 @@ def test_texts(saved, texts, says): told(lambda: QuickClassifier(saved).predict(
 # --- the command ---------------------------------------------------------------------------------------------------
 
 def test_few_texts_are_read_the_quick_way_and_many_are_not(saved):
-    assert type(cli.opened(saved, "TextClassifier", cli.FEW)) is QuickClassifier
-    assert type(cli.opened(saved, "TextClassifier", cli.FEW + 1)) is TextClassifier
+    assert type(predict.opened(saved, "TextClassifier", predict.FEW)) is QuickClassifier
+    assert type(predict.opened(saved, "TextClassifier", predict.FEW + 1)) is TextClassifier
 
 
 def test_what_the_quick_way_refuses_is_opened_in_full(tiny_base, tmp_path):
     base = save_other("distilbert", tmp_path / "base", tiny_base)
     small = dict(base=str(base), tune="head", epochs=1, max_length=16, verbose=0)
     folder = TextClassifier(**small).fit(TEXTS, LABELS).save(tmp_path / "other")
-    assert type(cli.opened(folder, "TextClassifier", 1)) is TextClassifier
+    assert type(predict.opened(folder, "TextClassifier", 1)) is TextClassifier
     number = TextRegressor(**small).fit(TEXTS, range(12)).save(tmp_path / "number")
-    assert type(cli.opened(number, "TextRegressor", 1)) is TextRegressor
-    with pytest.raises(InputError, match="config.json"): cli.opened(copy_without(folder, tmp_path / "broken"), "TextClassifier", 1)
+    assert type(predict.opened(number, "TextRegressor", 1)) is TextRegressor
+    with pytest.raises(InputError, match="config.json"): predict.opened(copy_without(folder, tmp_path / "broken"), "TextClassifier", 1)
 
 
 def copy_without(folder, target):
