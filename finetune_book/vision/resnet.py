@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 from ..checks import InputError, check_choice, check_whole
@@ -212,28 +213,8 @@ def make_stages(config, block, norm):
         made.append(nn.Sequential(*blocks))
     return made, a
 
-# %% ../../nbs/4_models/43_resnet.ipynb #c056
-class Trunk(nn.Module):
-    "How a picture goes through the parts of a ResNet."
-    @property
-    def blocks(self): return [b for stage in (self.layer1, self.layer2, self.layer3, self.layer4) for b in stage]
-
-    @property
-    def base_model(self): return Body([self.conv1, self.bn1, self.relu, self.maxpool], self.blocks)
-
-    def feature_map(self, pixel_values):
-        "What the last block gives, (n, d, h / stride, w / stride)."
-        x = self.maxpool(self.relu(self.bn1(self.conv1(pixel_values))))
-        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
-
-    def features(self, pixel_values):
-        "Mean of the feature map over the picture, (n, d): what `fc` sees."
-        return self.feature_map(pixel_values).mean((2, 3))
-
-    def forward(self, pixel_values): return self.fc(self.features(pixel_values))
-
 # %% ../../nbs/4_models/43_resnet.ipynb #c058
-class ResNet(Trunk):
+class ResNet(nn.Module):
     """A residual network for pictures; names and shapes of its parameters are torchvision's.
 
     Parameters
@@ -269,6 +250,27 @@ class ResNet(Trunk):
             self.fc = nn.Linear(d, self.config.num_labels)
             for m in self.modules():
                 if isinstance(m, nn.Conv2d): nn.init.kaiming_normal_(m.weight, mode="fan_out", nonlinearity="relu")
+
+# %% ../../nbs/4_models/43_resnet.ipynb #n4e2c0c4
+@patch(as_prop=True)
+def blocks(self: ResNet): return [b for stage in (self.layer1, self.layer2, self.layer3, self.layer4) for b in stage]
+
+@patch(as_prop=True)
+def base_model(self: ResNet): return Body([self.conv1, self.bn1, self.relu, self.maxpool], self.blocks)
+
+@patch
+def feature_map(self: ResNet, pixel_values):
+    "What the last block gives, (n, d, h / stride, w / stride)."
+    x = self.maxpool(self.relu(self.bn1(self.conv1(pixel_values))))
+    return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+@patch
+def features(self: ResNet, pixel_values):
+    "Mean of the feature map over the picture, (n, d): what `fc` sees."
+    return self.feature_map(pixel_values).mean((2, 3))
+
+@patch
+def forward(self: ResNet, pixel_values): return self.fc(self.features(pixel_values))
 
 # %% ../../nbs/4_models/43_resnet.ipynb #c059
 def resnet18(n_classes=1000, **settings): return ResNet(BasicBlock, (2, 2, 2, 2), n_classes, **settings)

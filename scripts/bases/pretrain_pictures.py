@@ -24,7 +24,7 @@ COLUMNS = "base,shown,pictures,epochs,batch,seed,first_loss,last_loss,guess,seco
 
 
 def material(task, cifar, n, seed):
-    "Pictures, labels or None, and the Task."
+    "Pictures, labels or None, and the PretextTask."
     if task == "fractals":
         pictures, labels = fractal_set(FORMULAS, n // FORMULAS, seed=seed)
         return pictures, labels, label_task(FORMULAS)

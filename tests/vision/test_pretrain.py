@@ -6,7 +6,7 @@ from torch import nn
 
 from finetune_book import ImageClassifier
 from finetune_book.checks import InputError
-from finetune_book.vision.pretrain import (Imitator, Task, channel_scales, contrastive_task, imitation_loss, imitation_task, label_task, missed, nt_xent,
+from finetune_book.vision.pretrain import (Imitator, PretextTask, channel_scales, contrastive_task, imitation_loss, imitation_task, label_task, missed, nt_xent,
                                            pretrain_pictures, random_zoom, rotation_task, save_body, stage_maps, student, turn, view)
 
 
@@ -150,7 +150,7 @@ def test_the_pooled_term_is_blind_to_places():
 
 
 def test_a_task_of_ones_own():
-    brightest = Task("brightest channel", 3, lambda xb, yb, g: (xb, xb.mean((2, 3)).argmax(1)), nn.functional.cross_entropy)
+    brightest = PretextTask("brightest channel", 3, lambda xb, yb, g: (xb, xb.mean((2, 3)).argmax(1)), nn.functional.cross_entropy)
     model, history = pretrain_pictures(noise(), brightest, batch_size=8)
     assert model.fc.out_features == 3 and not model.training and np.isfinite(history[0]["train_loss"])
 
