@@ -261,7 +261,7 @@ def gallery(out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder o
     finetune-book gallery
     finetune-book gallery reports/
     """
-    from finetune_book.report.run import sweep
+    from finetune_book.report import sweep
     print(sweep.gallery(out))
 
 # %% ../nbs/library/cli.ipynb #c041

@@ -164,7 +164,7 @@ def test_a_report_holds_and_is_left_alone(made):
 
 
 @pytest.mark.parametrize("module, old, new, moved, stays", [
-    ("bootstrap", "(1 - level) / 2", "(1 - level) / 1", "gain.difference.low: -0.015", "loss"),
+    ("judge/bootstrap", "(1 - level) / 2", "(1 - level) / 1", "gain.difference.low: -0.015", "loss"),
     ("losses", "(1 - y) * log_sigmoid(-z)", "(2 - y) * log_sigmoid(-z)", "loss: ", "gain"),
 ])
 def test_one_constant_changed_in_the_library_is_named(made, tmp_path, module, old, new, moved, stays):
