@@ -6,7 +6,7 @@ import sys
 
 from _timing import compare
 
-from finetune_book.report.run import machine
+from finetune_book.report.publish import machine
 from finetune_book.report.sweep import THREADS, share_of, shared_environment
 
 JOBS, STEPS = 2, 6

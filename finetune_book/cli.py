@@ -100,13 +100,13 @@ def main(argv=None):
         sys.stdout = None
         return 0
     except loaded("checks", "InputError") as e: return complain(e, 2)
-    except loaded("report.run", "ReportError") as e: return complain(e, e.exit_code)
+    except loaded("report.publish", "ReportError") as e: return complain(e, e.exit_code)
 
 # %% ../nbs/library/cli.ipynb #c017
 def explain(name):
     "The help text of one report: its title, and each parameter with its default, meaning and limits."
     import textwrap
-    from finetune_book.report.run import allowed, find_template, parameters_of, read_template, shown, title_of
+    from finetune_book.report.publish import allowed, find_template, parameters_of, read_template, shown, title_of
     nb = read_template(find_template(name))
     lines = [": ".join(filter(None, title_of(nb))), "", f"finetune-book report {name} [-p NAME=VALUE]...", ""]
     for p in parameters_of(nb):
@@ -117,7 +117,7 @@ def explain(name):
 # %% ../nbs/library/cli.ipynb #c019
 def list_reports():
     "One line a report: name and subtitle."
-    from finetune_book.report.run import read_template, templates, title_of
+    from finetune_book.report.publish import read_template, templates, title_of
     lines = [f"  {name:<20} {' · '.join(filter(None, title_of(read_template(path))))}" for name, path in templates().items()]
     return "\n".join(["Reports:", *lines, "", "finetune-book report NAME --help lists the parameters of one; a path to an .ipynb of your own works too."])
 
@@ -160,7 +160,7 @@ def report(
     if wants_help and not name: return print(ctx.get_help())
     if listing or not name: return print(list_reports())
     if wants_help: return print(explain(name))
-    from finetune_book.report.run import parameters_of, parse_values
+    from finetune_book.report.publish import parameters_of, parse_values
     from finetune_book.report.verify import report_once
     values = parse_values(parameters_of(name), param)
     def say(line): quiet or (tell({"event": "note", "says": line}) if as_json else print(line, file=sys.stderr))
@@ -245,7 +245,7 @@ def sweep(
     finetune-book sweep my.ipynb -p "note='left, right',back" --metric f1
     finetune-book sweep finetune_text -p lr=1e-4,3e-4 --scheduler tcp://10.0.0.5:8786
     """
-    from finetune_book.report.run import parameters_of
+    from finetune_book.report.publish import parameters_of
     from finetune_book.report.sweep import headline, parse_grid, run_sweep
     grid = parse_grid(parameters_of(name), param)
     done = run_sweep(name, grid, seeds, out, as_name, jobs, metric, cell_timeout, run_timeout, scheduler, progress=listener(quiet, as_json))
@@ -567,7 +567,7 @@ def predict(
     cat lines.txt | finetune-book predict --model model/
     """
     from finetune_book.checks import InputError
-    from finetune_book.report.run import prepare_folder, publish
+    from finetune_book.report.publish import prepare_folder, publish
     if examples and data: raise InputError("give texts or pictures, or else --data, not both")
     kind = class_of(model)
     pictures = kind == "ImageClassifier"
@@ -605,7 +605,7 @@ def check_packages():
 def check_kernel():
     import tempfile
     from nbformat import v4
-    from finetune_book.report.run import Progress, Watch, run_cells
+    from finetune_book.report.publish import Progress, Watch, run_cells
     nb = v4.new_notebook(cells=[v4.new_code_cell("assert sum(range(5)) == 10")])
     nb.metadata["papermill"] = {}
     seen = Progress(nb, show=False)
@@ -669,7 +669,7 @@ def check_hub():
 
 # %% ../nbs/library/cli.ipynb #c094
 def check_page():
-    from finetune_book.report.run import mathjax
+    from finetune_book.report.publish import mathjax
     try: return f"MathJax is here ({len(mathjax()) // 1000} kB)"
     except (AttributeError, OSError): raise Ailment("MathJax is missing, formulas would stay raw; fix: pip install django-static-mathjax==3.2.2.1") from None
 

@@ -15,7 +15,7 @@ import pytest
 from finetune_book import cli
 from finetune_book.cli import main
 from commands import START, outside
-from finetune_book.report.run import Progress, read_template
+from finetune_book.report.publish import Progress, read_template
 
 REPO = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures" / "reports"

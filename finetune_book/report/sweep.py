@@ -40,7 +40,7 @@ from ..judge.bootstrap import Interval
 from ..train.budget import free_mb
 from ..checks import InputError, did_you_mean, shorten
 from ..figures import table_html
-from .run import (Interrupted, ReportError, check_value, check_values, end_processes, exclusive, find_template, hash_library,
+from .publish import (Interrupted, ReportError, check_value, check_values, end_processes, exclusive, find_template, hash_library,
                                   hash_template, html_page, inputs_of, json_text, kernel_environment, machine, parameters_of, parse_values, plain,
                                   prepare_folder, publish, read_template, shown, stoppable, sweep_up, title_of, versions)
 

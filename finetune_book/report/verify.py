@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..checks import InputError, did_you_mean, listed
-from .run import (ReportError, Interrupted, NotPublished, Result, check_values, exclusive, find_template, hash_template, html_page,
+from .publish import (ReportError, Interrupted, NotPublished, Result, check_values, exclusive, find_template, hash_template, html_page,
                                   ingredients, json_text, out_of_sight, parameters_of, publish, read_template, run_report, shown, signed)
 
 # %% ../../nbs/9_reports/92_verify.ipynb #c013
@@ -83,7 +83,7 @@ def refuse_constant(text): raise ValueError(f"{text} is not a number that JSON h
 
 def schema_error(record):
     "The first thing the schema says against a record, with its place; None if nothing."
-    with out_of_sight("rfc3987_syntax"): from jsonschema import Draft202012Validator      # lesson 91 (run) says why
+    with out_of_sight("rfc3987_syntax"): from jsonschema import Draft202012Validator      # lesson 91 (publish) says why
     found = sorted(Draft202012Validator(RECORD_SCHEMA).iter_errors(record), key=lambda e: (len(e.path), str(list(e.path))))
     return f"{'.'.join(map(str, found[0].path)) or 'the whole'}: {found[0].message}" if found else None
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from finetune_book.report import run as report
+from finetune_book.report import publish as report
 from finetune_book.report import verify
-from finetune_book.report.run import earlier_seconds, failure_notice, run_report, state_of, time_left
+from finetune_book.report.publish import earlier_seconds, failure_notice, run_report, state_of, time_left
 
 RESUMED = Path(__file__).parents[1] / "fixtures" / "reports" / "resumed.ipynb"
 REPO = Path(__file__).resolve().parents[2]

@@ -14,7 +14,7 @@ import pytest
 from finetune_book.report import sweep
 from finetune_book.cli import main
 from finetune_book.checks import InputError
-from finetune_book.report.run import TOGGLE, parameters_of, parse_values, read_template
+from finetune_book.report.publish import TOGGLE, parameters_of, parse_values, read_template
 from finetune_book.report.sweep import (GUESS_MB, Processes, Run, RunsFailed, arguments, check_grid, claim, flat_numbers, gallery,
                                  number_to_compare, parse_grid, plan, record_in, run_sweep, split_values, thumbnail)
 

@@ -17,13 +17,13 @@ from jsonschema import Draft202012Validator
 from nbformat import v4
 
 import finetune_book
-from finetune_book.report import run as report
+from finetune_book.report import publish as report
 from finetune_book.report import verify
 from finetune_book.cli import main
 from finetune_book.checks import InputError
 from finetune_book.judge.ladder import ladder_table, steps_table
 from finetune_book.judge.metrics import precision_recall_f1
-from finetune_book.report.run import CellFailed, declared_in, fingerprint, hash_source, ingredients, inputs_of, plain, run_report
+from finetune_book.report.publish import CellFailed, declared_in, fingerprint, hash_source, ingredients, inputs_of, plain, run_report
 from finetune_book.report.verify import RECORD_SCHEMA, compare, read_record, reasons_to_run, render_report, report_once, verify_report
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "reports"
@@ -59,7 +59,7 @@ def made(tmp_path_factory):
     notes = home / "notes.csv"
     notes.write_text("text,label\nfever,flu\n")
     path = template(home / "gain.ipynb", "seed = 1  # draws the rows [0..]\ndata = 'none'  # a file\nwork_dir = None  # a folder to write in",
-                    "from finetune_book.report.run import record, require\nparameters = require()", GAIN,
+                    "from finetune_book.report.publish import record, require\nparameters = require()", GAIN,
                     "import os\nfound = os.listdir(work_dir) if work_dir and os.path.isdir(work_dir) else []\n"
                     "if work_dir: os.makedirs(work_dir, exist_ok=True); open(os.path.join(work_dir, 'state'), 'w').close()",
                     "record(metrics={'gain': gain, 'loss': loss, 'found': found})")
@@ -250,7 +250,7 @@ def test_a_template_that_is_gone_is_rebuilt_from_the_notebook(made, folder, tmp_
 
 
 def test_a_template_with_other_parameters_is_refused(made, folder, tmp_path):
-    other = template(tmp_path / "other.ipynb", "sead = 1", "from finetune_book.report.run import record, require\nrequire()")
+    other = template(tmp_path / "other.ipynb", "sead = 1", "from finetune_book.report.publish import record, require\nrequire()")
     record = read_record("gain", folder)
     (folder / "gain.json").write_text(json.dumps(record | {"template": str(other)}))
     with pytest.raises(InputError, match="takes other parameters now.*'sead'"): verify_report("gain", folder, progress=False)

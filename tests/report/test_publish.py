@@ -1,4 +1,4 @@
-"""What goes into a report and what the page does: contracts that lesson 91 (run) cannot check on itself."""
+"""What goes into a report and what the page does: contracts that lesson 91 (publish) cannot check on itself."""
 import json
 import re
 from pathlib import Path
@@ -10,9 +10,9 @@ import pytest
 from nbformat import v4
 from page_check import CHROMIUM, examine, problems
 
-from finetune_book.report import run as report
+from finetune_book.report import publish as report
 from finetune_book.checks import InputError
-from finetune_book.report.run import check_values, declared_in, html_page, parameters_of, parse_values, plain, publish, render_html, require, run_report
+from finetune_book.report.publish import check_values, declared_in, html_page, parameters_of, parse_values, plain, publish, render_html, require, run_report
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "reports"
 TINY = FIXTURES / "tiny.ipynb"
