@@ -100,13 +100,14 @@ def main(argv=None):
         sys.stdout = None
         return 0
     except loaded("checks", "InputError") as e: return complain(e, 2)
-    except loaded("report.publish", "ReportError") as e: return complain(e, e.exit_code)
+    except loaded("report.errors", "ReportError") as e: return complain(e, e.exit_code)
 
 # %% ../nbs/library/cli.ipynb #c017
 def explain(name):
     "The help text of one report: its title, and each parameter with its default, meaning and limits."
     import textwrap
-    from finetune_book.report.publish import allowed, find_template, parameters_of, read_template, shown, title_of
+    from finetune_book.report.params import allowed, parameters_of, shown
+    from finetune_book.report.template import find_template, read_template, title_of
     nb = read_template(find_template(name))
     lines = [": ".join(filter(None, title_of(nb))), "", f"finetune-book report {name} [-p NAME=VALUE]...", ""]
     for p in parameters_of(nb):
@@ -117,7 +118,7 @@ def explain(name):
 # %% ../nbs/library/cli.ipynb #c019
 def list_reports():
     "One line a report: name and subtitle."
-    from finetune_book.report.publish import read_template, templates, title_of
+    from finetune_book.report.template import read_template, templates, title_of
     lines = [f"  {name:<20} {' · '.join(filter(None, title_of(read_template(path))))}" for name, path in templates().items()]
     return "\n".join(["Reports:", *lines, "", "finetune-book report NAME --help lists the parameters of one; a path to an .ipynb of your own works too."])
 
@@ -160,8 +161,8 @@ def report(
     if wants_help and not name: return print(ctx.get_help())
     if listing or not name: return print(list_reports())
     if wants_help: return print(explain(name))
-    from finetune_book.report.publish import parameters_of, parse_values
-    from finetune_book.report.verify import report_once
+    from finetune_book.report.params import parameters_of, parse_values
+    from finetune_book.report.fresh import report_once
     values = parse_values(parameters_of(name), param)
     def say(line): quiet or (tell({"event": "note", "says": line}) if as_json else print(line, file=sys.stderr))
     begun = time.monotonic()
@@ -198,7 +199,8 @@ def verify(
     """
     import json
     from finetune_book.checks import InputError
-    from finetune_book.report.verify import RECORD_SCHEMA, records, verify_report
+    from finetune_book.report.schema import RECORD_SCHEMA, records
+    from finetune_book.report.verify import verify_report
     if schema: return print(json.dumps(RECORD_SCHEMA, indent=1))
     if not name: raise InputError(f"verify which report? In {out} there are: {', '.join(records(out)) or 'none'}")
     outcome = verify_report(name, out, band, cell_timeout, total_timeout, progress=listener(quiet, as_json))
@@ -216,7 +218,7 @@ def render(
     \b
     finetune-book render finetune_text
     """
-    from finetune_book.report.verify import render_report
+    from finetune_book.report.fresh import render_report
     print(render_report(name, out))
 
 # %% ../nbs/library/cli.ipynb #c035
@@ -245,8 +247,10 @@ def sweep(
     finetune-book sweep my.ipynb -p "note='left, right',back" --metric f1
     finetune-book sweep finetune_text -p lr=1e-4,3e-4 --scheduler tcp://10.0.0.5:8786
     """
-    from finetune_book.report.publish import parameters_of
-    from finetune_book.report.sweep import headline, parse_grid, run_sweep
+    from finetune_book.report.params import parameters_of
+    from finetune_book.report.grid import parse_grid
+    from finetune_book.report.sweep import run_sweep
+    from finetune_book.report.sweep_page import headline
     grid = parse_grid(parameters_of(name), param)
     done = run_sweep(name, grid, seeds, out, as_name, jobs, metric, cell_timeout, run_timeout, scheduler, progress=listener(quiet, as_json))
     if not quiet and not as_json: print(f"{headline(done.sweep)} Run now: {len(done.sweep['runs']) - done.done_before}", file=sys.stderr)
@@ -261,8 +265,8 @@ def gallery(out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder o
     finetune-book gallery
     finetune-book gallery reports/
     """
-    from finetune_book.report import sweep
-    print(sweep.gallery(out))
+    from finetune_book.report import gallery as page
+    print(page.gallery(out))
 
 # %% ../nbs/library/cli.ipynb #c041
 def check_model_folder(out):
@@ -605,7 +609,8 @@ def check_packages():
 def check_kernel():
     import tempfile
     from nbformat import v4
-    from finetune_book.report.publish import Progress, Watch, run_cells
+    from finetune_book.report.kernel import Watch, run_cells
+    from finetune_book.report.progress import Progress
     nb = v4.new_notebook(cells=[v4.new_code_cell("assert sum(range(5)) == 10")])
     nb.metadata["papermill"] = {}
     seen = Progress(nb, show=False)
@@ -669,7 +674,7 @@ def check_hub():
 
 # %% ../nbs/library/cli.ipynb #c094
 def check_page():
-    from finetune_book.report.publish import mathjax
+    from finetune_book.report.page import mathjax
     try: return f"MathJax is here ({len(mathjax()) // 1000} kB)"
     except (AttributeError, OSError): raise Ailment("MathJax is missing, formulas would stay raw; fix: pip install django-static-mathjax==3.2.2.1") from None
 
