@@ -265,8 +265,8 @@ def gallery(out: Annotated[Path, typer.Argument(metavar="FOLDER", help="Folder o
     finetune-book gallery
     finetune-book gallery reports/
     """
-    from finetune_book.report import gallery as page
-    print(page.gallery(out))
+    from finetune_book.report.gallery import publish_gallery
+    print(publish_gallery(out))
 
 # %% ../nbs/library/cli.ipynb #c041
 def check_model_folder(out):
@@ -571,7 +571,7 @@ def predict(
     cat lines.txt | finetune-book predict --model model/
     """
     from finetune_book.checks import InputError
-    from finetune_book.report.publish import prepare_folder, publish
+    from finetune_book.report.publish import prepare_folder, write_whole
     if examples and data: raise InputError("give texts or pictures, or else --data, not both")
     kind = class_of(model)
     pictures = kind == "ImageClassifier"
@@ -580,7 +580,7 @@ def predict(
     read = to_read(examples, data, pictures, path or text or name, skip_bad)
     if out: prepare_folder(out.parent)
     table = predictions(opened(model, kind, len(read)), read, name).to_csv(index=False, lineterminator="\n")
-    if out: publish({out: table})
+    if out: write_whole({out: table})
     print(out or table, end="\n" if out else "")
     gc.freeze()             # the end of the program then need not look through all that torch has made for garbage
 
@@ -609,13 +609,13 @@ def check_packages():
 def check_kernel():
     import tempfile
     from nbformat import v4
-    from finetune_book.report.kernel import Watch, run_cells
+    from finetune_book.report.kernel import Watchdog, run_cells
     from finetune_book.report.progress import Progress
     nb = v4.new_notebook(cells=[v4.new_code_cell("assert sum(range(5)) == 10")])
     nb.metadata["papermill"] = {}
     seen = Progress(nb, show=False)
     with tempfile.TemporaryDirectory(prefix="ftb-") as folder:
-        try: run_cells(nb, Path(folder), seen, Watch(f"doctor-{time.time_ns()}"), 60, 90)
+        try: run_cells(nb, Path(folder), seen, Watchdog(f"doctor-{time.time_ns()}"), 60, 90)
         except Exception as e: raise Ailment(f"{e}; fix: pip install --force-reinstall ipykernel jupyter_client") from None
     return "a kernel of this Python starts and answers"
 

@@ -13,7 +13,7 @@ from .errors import NotPublished
 from .ingredients import ingredients
 from .page import html_page
 from .params import check_values, parameters_of, shown
-from .publish import Result, exclusive, publish, run_report
+from .publish import Result, exclusive, write_whole, run_report
 from .record import json_text, signed
 from .schema import read_record, records
 from .template import find_template, read_template
@@ -68,7 +68,7 @@ def render_report(name, out_dir="reports"):
     nb = read_template(notebook)
     with exclusive(folder, name):
         made = html_page(nb)
-        publish({page: made, folder / f"{name}.json": json_text(signed(record, {"html": made, "ipynb": nbformat.writes(nb) + "\n"}))})
+        write_whole({page: made, folder / f"{name}.json": json_text(signed(record, {"html": made, "ipynb": nbformat.writes(nb) + "\n"}))})
     return page
 
 # %% ../../nbs/library/report_fresh.ipynb #c075

@@ -24,8 +24,8 @@ from .page import html_page
 from .params import parameters_of, shown
 from .kernel import stoppable
 from .pool import Cluster, Processes, arguments, record_in, run_all
-from .publish import exclusive, prepare_folder, publish
-from .record import flat_numbers, json_text, machine, plain
+from .publish import exclusive, prepare_folder, write_whole
+from .record import flat_numbers, json_text, machine, json_value
 from .sweep_page import scores, summary, sweep_notebook
 from .template import find_template, read_template
 
@@ -110,8 +110,8 @@ def publish_sweep(folder, sweep):
     import nbformat
     settings, differences = comparison(sweep), seed_differences(sweep)
     nb, paths = sweep_notebook(sweep, settings, differences), [folder / f"sweep.{end}" for end in ("html", "ipynb", "json")]
-    kept = sweep | {"comparison": plain(blank_none(settings.reset_index())), "differences": plain(blank_none(differences.reset_index()))}
-    publish(dict(zip(paths, [html_page(nb), nbformat.writes(nb) + "\n", json_text(kept)], strict=True)))
+    kept = sweep | {"comparison": json_value(blank_none(settings.reset_index())), "differences": json_value(blank_none(differences.reset_index()))}
+    write_whole(dict(zip(paths, [html_page(nb), nbformat.writes(nb) + "\n", json_text(kept)], strict=True)))
     return Sweep(paths[0], paths[2], folder, sweep)
 
 def blank_none(frame): return [{k: None if isinstance(v, float) and np.isnan(v) else v for k, v in row.items()} for row in frame.to_dict("records")]

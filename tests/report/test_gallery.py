@@ -4,7 +4,7 @@ import json
 import pytest
 
 from finetune_book.checks import InputError
-from finetune_book.report.gallery import gallery, thumbnail
+from finetune_book.report.gallery import publish_gallery, thumbnail
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"cells": [{"outputs": [{"data": {"image/png": "AAAA"}}]}]}', '{"cells": [3]}', '{"cells": []}'])
@@ -16,5 +16,5 @@ def test_a_broken_notebook_costs_only_the_picture(tmp_path, content):
 def test_a_report_called_index_is_not_overwritten(tmp_path):
     (tmp_path / "index.html").write_text("a report")
     (tmp_path / "index.json").write_text(json.dumps({"schema": 2, "report": "index", "title": "x", "parameters": {}, "metrics": {}}))
-    with pytest.raises(InputError, match="called index"): gallery(tmp_path)
+    with pytest.raises(InputError, match="called index"): publish_gallery(tmp_path)
     assert (tmp_path / "index.html").read_text() == "a report"

@@ -7,7 +7,7 @@ from reports import HOSTILE_TEXTS
 
 from finetune_book.report import publish as publishing
 from finetune_book.report.errors import NotPublished
-from finetune_book.report.publish import publish, render_html
+from finetune_book.report.publish import write_whole, render_html
 
 
 def test_every_value_arrives_in_the_kernel(runs):
@@ -43,8 +43,8 @@ def test_only_the_four_files_are_left(runs):
 
 def test_publish_is_all_or_nothing(tmp_path, monkeypatch):
     a, b = tmp_path / "a", tmp_path / "b"
-    publish({a: "one", b: "one"})
+    write_whole({a: "one", b: "one"})
     def full(fd): raise OSError(28, "No space left on device")
     monkeypatch.setattr(publishing.os, "fsync", full)
-    with pytest.raises(NotPublished, match="No space left"): publish({a: "two", b: "two"})
+    with pytest.raises(NotPublished, match="No space left"): write_whole({a: "two", b: "two"})
     assert a.read_text() == b.read_text() == "one" and sorted(p.name for p in tmp_path.iterdir()) == ["a", "b"]

@@ -13,7 +13,7 @@ from finetune_book.judge.metrics import precision_recall_f1
 from finetune_book.report.ingredients import ingredients
 from finetune_book.report.params import parameters_of
 from finetune_book.report.publish import run_report
-from finetune_book.report.record import plain
+from finetune_book.report.record import json_value
 from finetune_book.report.schema import RECORD_SCHEMA
 from finetune_book.report.template import read_template, templates
 from finetune_book.report.verify import compare, verify_report
@@ -38,7 +38,7 @@ def test_the_shape_of_the_fine_tuning_report_keeps_to_the_schema(made):
     record = json.loads((made[0] / "gain.json").read_text())
     for name, path in templates().items():
         declared = parameters_of(path)
-        record |= ingredients(name, read_template(path), declared, {}) | {"metrics": plain(metrics)}
+        record |= ingredients(name, read_template(path), declared, {}) | {"metrics": json_value(metrics)}
         assert list(SCHEMA.iter_errors(json.loads(json.dumps(record)))) == [], name
         if "data" in record["parameters"]: assert record["inputs"]["data"]["kind"] == "carried" and record["inputs"]["base"]["sha256"], name
         assert compare(record["metrics"], record["metrics"]) == []

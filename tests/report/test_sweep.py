@@ -13,7 +13,7 @@ import pytest
 from reports import SWEPT
 
 from finetune_book.cli import main
-from finetune_book.report.gallery import gallery
+from finetune_book.report.gallery import publish_gallery
 from finetune_book.report.page import TOGGLE
 from finetune_book.report.pool import share_of
 from finetune_book.report.sweep import RunsFailed, run_sweep
@@ -110,7 +110,7 @@ def test_the_gallery_lists_it_and_is_stable(swept, capsys):
     assert main(["gallery", str(out)]) == 0 and capsys.readouterr().out.strip() == str(out / "index.html")
     page, text = harmless(out / "index.html")
     assert set(page.links) == {"swept.html", "swept-sweep/sweep.html", "other.failed.html"} and "row 3 is &lt;b&gt;broken" in text
-    assert "[0.6, 0.8]" in text and page.images == 1 and gallery(out).read_text() == text
+    assert "[0.6, 0.8]" in text and page.images == 1 and publish_gallery(out).read_text() == text
 
 
 # --- runs that fail ------------------------------------------------------------------------------------------------
