@@ -42,8 +42,19 @@ def test_refused_with_one_line(pairs, says, recwarn):
 
 def test_values_from_python_are_checked_like_text():
     assert check_values(DECLARED, {"lr": 1, "group": None}) == {"lr": 1.0, "group": None}
-    for bad in ({"epochs": "3"}, {"epochs": np.int64(3)}, {"shuffle": 1}, {"note": b"x"}, {"lr": float("inf")}, {"ks": (1, 2)}, {"epoch": 3}, {"lr": 10**400}):
+    for bad in ({"epochs": "3"}, {"epochs": 3.}, {"shuffle": 1}, {"note": b"x"}, {"lr": float("inf")}, {"ks": (1, 2)}, {"epoch": 3},
+                {"lr": 10**400}):
         with pytest.raises(InputError): check_values(DECLARED, bad)
+
+
+def test_scalars_of_numpy_are_taken_like_pythons_and_become_them():
+    given = {"epochs": np.int64(3), "lr": np.float32(.5), "shuffle": np.bool_(True), "ks": [np.int8(1), 2]}
+    found = check_values(DECLARED, given)
+    assert found == {"epochs": 3, "lr": .5, "shuffle": True, "ks": [1, 2]}
+    assert [type(v) for v in (*found.values(), *found["ks"])] == [int, float, bool, list, int, int]
+    for name, bad, says in (("epochs", np.int64(0), "epochs=0"), ("epochs", np.bool_(True), "epochs=true"), ("lr", np.float64("nan"), "lr=NaN"),
+                            ("epochs", np.float64(3), "epochs=3.0"), ("shuffle", np.int64(1), "shuffle=1"), ("ks", [np.float64(1)], "each item")):
+        with pytest.raises(InputError, match=says): check_values(DECLARED, {name: bad})
 
 
 @pytest.mark.parametrize("cell, says", [

@@ -219,6 +219,6 @@ def test_a_need_whose_traces_differ_in_length_uses_their_maxima():
 
 
 def test_light_to_import_and_the_only_one():
-    code = "import sys, finetune_book.train.budget, finetune_book.report.pool; assert 'torch' not in sys.modules"
+    code = "import sys, finetune_book.train.budget, finetune_book.report.sweep, finetune_book.report.pool; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert pool.free_mb is free_mb
