@@ -6,7 +6,7 @@ import pytest
 from reports import HOSTILE_TEXTS, TINY, notebook
 
 from finetune_book.checks import InputError
-from finetune_book.report.params import check_values, declared_in, parameters_of, parse_values, require
+from finetune_book.report.params import CHOICES_OF, check_values, declared_in, parameters_of, parse_values, require
 
 DECLARED = parameters_of(TINY)
 CELL = "epochs = 3  # [1..9]\nlr = 1e-3"
@@ -72,6 +72,19 @@ def test_declarations_of_every_kind():
     assert (n.type, n.optional, n.low, n.high, n.help) == ("int", True, 1, 5, "how many")
     assert name.default == "# not a comment" and name.help == "help" and items.item == "str" and either.choices == (1, 2, 4)
     with pytest.raises(InputError): check_values([either], {"k": 3})
+
+
+def test_choices_by_name_are_those_of_their_provider(monkeypatch):
+    [tune] = declared_in("tune = 'full'  # what moves {@methods}")
+    assert tune.choices == CHOICES_OF["methods"]() and tune.help == "what moves" and "full" in tune.choices
+    monkeypatch.setitem(CHOICES_OF, "methods", lambda: ("head", "lora"))
+    with pytest.raises(InputError, match="must be one of head, lora"): declared_in("tune = 'full'  # {@methods}")
+    with pytest.raises(InputError, match="{@method}: there are no such choices. Did you mean 'methods'"): declared_in("tune = 'full'  # {@method}")
+
+
+def test_the_carried_templates_offer_every_method():
+    for name in ("finetune_text", "finetune_image"):
+        assert {p.name: p for p in parameters_of(name)}["tune"].choices == CHOICES_OF["methods"]()
 
 
 @pytest.mark.parametrize("nb, says", [(notebook("x = 1", tags=()), "0 code cells"), (notebook("x = 1", "y = 2", tags=("parameters",) * 2), "2 code cells"),
