@@ -87,7 +87,7 @@ def drawn_splits(splits, most, seed):
 def show_training(model, rows, passes, unit, more):
     "The curves of a fitted classifier, and a sentence on what was trained; `more` is a sentence after it."
     show(draw_curves(axes(5, 2.8), model.history_), alt=curves_alt(model.history_))
-    say(f"{model.n_trainable_:,} of {model.n_parameters_:,} numbers were trained on {rows:,} {unit}; "
+    say(f"{model.n_trainable_:,} of {model.n_parameters_:,} parameters were trained on {rows:,} {unit}; "
         f"of {passes} epochs number {model.best_epoch_ + 1} was kept. {more}")
 
 def trained_again(said, recipes, seeds):

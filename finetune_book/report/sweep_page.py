@@ -159,11 +159,11 @@ def table_cells(sweep, settings, differences):
     "The settings, and what one adds to another."
     metric = sweep["metric"]
     cells = [prose(f"## Settings\n\n{COMPARED}"),
-             code("comparison(sweep)", markup(table_html(blank(settings), metric), "a row a setting"))]
+             code("comparison(sweep)", markup(table_html(blank(settings), metric), "a row for each setting"))]
     if len(sweep["settings"]) < 2: return cells
     table = table_html(blank(differences), f"Differences in {metric}")
     return [*cells, prose(f"## Differences, seed by seed\n\n{PAIRED}"),
-            code("seed_differences(sweep)", markup(table, "a row a pair"))]
+            code("seed_differences(sweep)", markup(table, "a row for each pair"))]
 
 # %% ../../nbs/library/report_sweep_page.ipynb #ne6f6afa
 def figure_cells(sweep):
