@@ -101,8 +101,7 @@ class Processes:
 
     Parameters
     ----------
-    jobs : int, at most so many at once
-    token : str, carried by every process of the sweep
+    jobs : int, at most so many at once; `token` is carried by every process of the sweep
     name : str, of the report
     line_of, folder : function of (run) to the arguments behind `finetune-book`; Path of the runs
     memory_mb : expected peak of one run, until one has told

@@ -68,20 +68,20 @@ def bar_for(cells, show):
     from tqdm import tqdm
     return tqdm(total=cells, bar_format=BAR, disable=show is not True, leave=False, file=sys.stderr, dynamic_ncols=True)
 
+def cell_event(progress):
+    "What is told when a cell starts: which, of how many, and how long it all takes."
+    left, index = progress.left(), progress.current
+    return {"event": "cell", "cell": progress.code.index(index) + 1, "of": len(progress.code),
+            "heading": progress.names[index], "elapsed_s": round(progress.begun - progress.started, 1),
+            "left_s": None if left is None else round(left, 1)}
+
 # %% ../../nbs/library/report_progress.ipynb #nf62d842
 class Progress:
     """What happened to each code cell, and who is told.
 
-    Parameters
-    ----------
-    nb : the notebook that runs
-    show : True for a bar on stderr, False for none, or a function that takes each event as a dict
-    record : Path of an earlier record, to estimate by; None for none
-
-    Attributes
-    ----------
-    ran : dict of cell index to (seconds, status, error name, error text)
-    current : index of the cell at work
+    `ran[i]` is (seconds, status, error name, error text); `current` is the cell at work. `show` is True for a bar on
+    stderr, False for none, or a function that takes each event as a dict; `record` the path of an earlier record, to
+    estimate by.
     """
     def __init__(self, nb, show=False, record=None):
         self.names = headings(nb)
@@ -95,10 +95,7 @@ class Progress:
         self.current, self.begun = cell_index, time.monotonic()
         self.bar.set_description_str(self.names[cell_index], refresh=False)
         self.tick()
-        left = self.left()
-        self.event({"event": "cell", "cell": self.number(cell_index), "of": len(self.code),
-                    "heading": self.names[cell_index], "elapsed_s": round(self.begun - self.started, 1),
-                    "left_s": None if left is None else round(left, 1)})
+        self.event(cell_event(self))
 
     def end(self, cell, cell_index, execute_reply):
         reply, seconds = execute_reply["content"], time.monotonic() - self.begun
@@ -113,20 +110,13 @@ class Progress:
     def tick(self):
         "Draw the bar anew, with the time that is left now."
         left = None if self.bar.disable else self.left()
-        said = "" if left is None else f"about {self.bar.format_interval(left)} left"
-        self.bar.set_postfix_str(said, refresh=True)
+        self.bar.set_postfix_str("" if left is None else f"about {self.bar.format_interval(left)} left", refresh=True)
 
     def tell_budgets(self):
         for training, said in self.forecasts.news():
             if not self.bar.disable: self.bar.write(f"{training}: {said}", file=sys.stderr)
             self.event({"event": "budget", "training": training, "said": said})
 
-    def seconds(self):
-        "(heading, seconds) of each code cell, once all ran."
-        return [(self.names[i], round(self.ran[i][0], 3)) for i in self.code]
-
-    def number(self, index): return self.code.index(index) + 1
-
     def where(self, index):
         "`cell 3 'Training'`, counted as Jupyter counts (code cells from 1)."
-        return f"cell {self.number(index)} {self.names[index]!r}" if index in self.code else "the start"
+        return f"cell {self.code.index(index) + 1} {self.names[index]!r}" if index in self.code else "the start"

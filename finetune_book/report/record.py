@@ -151,6 +151,11 @@ def collect(nb):
     return found | {"budget": found["metrics"].pop("budget", None) or {}}
 
 # %% ../../nbs/library/report_record.ipynb #c179
+def cells_of(seen):
+    "Number, heading and seconds of each code cell of a run that ended."
+    timed = [(seen.names[i], round(seen.ran[i][0], 3)) for i in seen.code]
+    return [{"cell": n, "heading": heading, "seconds": seconds} for n, (heading, seconds) in enumerate(timed, 1)]
+
 def make_record(job, started, resumed=False):
     """What NAME.json holds: everything that went into a run and came out of it.
 
@@ -161,7 +166,7 @@ def make_record(job, started, resumed=False):
     resumed : bool, whether an interrupted run had left its training here
     """
     given = job.before["parameters"]
-    cells = [{"cell": n + 1, "heading": heading, "seconds": s} for n, (heading, s) in enumerate(job.seen.seconds())]
+    cells = cells_of(job.seen)
     return {"schema": 2, "report": job.name, "title": title_of(job.nb)[0], **job.before,
             "changed": [p.name for p in job.declared if given[p.name] != p.default], **collect(job.nb),
             "started": started.isoformat(timespec="seconds"), "seconds": round(sum(c["seconds"] for c in cells), 3),

@@ -206,13 +206,11 @@ def run_sweep(template, grid, seeds=1, out_dir="reports", name=None, jobs=None, 
     out_dir : str or Path; the sweep goes to its folder NAME-sweep
     name : str, None for the template's own
     jobs : int, runs at once; None for as many as there are cores
-    metric : str, the number to compare, such as `ladder.fine-tuned.accuracy`; None for the last rung or the first
-        number
+    metric : str, the number to compare, such as `ladder.fine-tuned.accuracy`; None for the last rung or first number
     cell_timeout, run_timeout : float, seconds; None for no limit
     scheduler : str, address of a Dask scheduler whose workers run instead of this machine
     memory_mb : float, expected peak of one run, until one has told
-    progress : True for a bar on stderr, False for none, or a function that takes an event (dict) for each run that
-        ended
+    progress : True for a bar on stderr, False for none, or a function of an event (dict) for each run that ended
 
     Returns
     -------
@@ -220,8 +218,7 @@ def run_sweep(template, grid, seeds=1, out_dir="reports", name=None, jobs=None, 
 
     Raises
     ------
-    InputError before anything runs, or for an unknown metric; RunsFailed if some failed, at the end; Interrupted on a
-    signal.
+    InputError before anything runs, or for an unknown metric; RunsFailed at the end if some failed; Interrupted.
     """
     jobs = machine()["cores"] if jobs is None else check_whole("jobs", jobs, 1)
     source = find_template(template)

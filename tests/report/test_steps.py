@@ -6,7 +6,7 @@ from reports import START, write_template
 
 from finetune_book.checks import InputError
 from finetune_book.report.publish import run_report
-from finetune_book.report.steps import Exam, drawn_splits, mistakes_of, trained_again
+from finetune_book.report.steps import Exam, drawn_splits, mistakes_of, train_again
 
 PROBA = np.array([[.9, .1], [.2, .8], [.4, .6], [.7, .3]])
 CLASSES = np.array(["a", "b"])
@@ -32,7 +32,7 @@ def test_a_draw_keeps_every_class_and_half_as_many_to_validate(most, rows, check
 
 
 def test_the_first_training_is_not_done_again():
-    runs = trained_again({"frozen": 1, "other": 2}, {"frozen": lambda seed: 10 * seed}, range(5, 7))
+    runs = train_again({"frozen": 1, "other": 2}, {"frozen": lambda seed: 10 * seed}, range(5, 7))
     assert runs == {"frozen": [1, 50, 60]}
 
 
@@ -45,7 +45,7 @@ def test_a_template_of_ones_own(tmp_path):
     "Everything below the training is a handful of calls; what they show stands on the page."
     own = write_template(tmp_path / "own.ipynb", "seed = 0  # [0..]", START + "parameters = require()", """
 import numpy as np, pandas as pd
-from finetune_book.report.steps import Exam, show_abstention, show_calibration, show_classes, show_intervals, show_ladder, show_steps, trained_again
+from finetune_book.report.steps import Exam, show_abstention, show_calibration, show_classes, show_intervals, show_ladder, show_steps, train_again
 rng = np.random.default_rng(seed)
 test, check = (pd.DataFrame({"label": rng.choice(["a", "b"], 60)}) for _ in range(2))
 classes = np.array(["a", "b"])
@@ -55,7 +55,7 @@ exam, said = Exam.of(test, seed, "letters"), {"majority": np.repeat("a", 60), "g
 proba = sure(guess(test.label, .8))
 said["model"] = classes[proba.argmax(1)]
 rungs, steps = show_ladder(exam, said), show_steps(exam, said)
-intervals = show_intervals(exam, trained_again(said, {name: lambda seed: guess(test.label, .8) for name in ("guess", "model")}, [1]))
+intervals = show_intervals(exam, train_again(said, {name: lambda seed: guess(test.label, .8) for name in ("guess", "model")}, [1]))
 calibrated = show_calibration(exam, check.label.to_numpy(str), sure(guess(check.label, .8)), proba, classes)
 answers, gain = show_abstention(exam, calibrated.proba, classes)
 per_class = show_classes(exam, said["model"], classes)""", "record({'ladder': rungs, 'gain': gain})")
