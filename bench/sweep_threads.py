@@ -6,8 +6,8 @@ import sys
 
 from _timing import compare
 
-from finetune_book.report.run import machine
-from finetune_book.report.sweep import THREADS, share_of, shared_environment
+from finetune_book.report.record import machine
+from finetune_book.report.pool import THREADS, share_of, shared_environment
 
 JOBS, STEPS = 2, 6
 TRAIN = """

@@ -102,5 +102,5 @@ def main(argv=None):
     except (KeyboardInterrupt, typer.Abort) as e: return complain(e if str(e) else "interrupted", 6)
     except BrokenPipeError: sys.stdout = None           # whoever read our output went away, as `| head` does
     except loaded("checks", "InputError") as e: return complain(e, 2)
-    except loaded("report.run", "ReportError") as e: return complain(e, e.exit_code)
+    except loaded("report.errors", "ReportError") as e: return complain(e, e.exit_code)
     return 0

@@ -15,7 +15,8 @@ import pytest
 from finetune_book.cli import main
 from finetune_book.commands import doctor
 from commands import START, outside
-from finetune_book.report.run import Progress, read_template
+from finetune_book.report.progress import Progress
+from finetune_book.report.template import read_template
 
 REPO = Path(__file__).parent.parent
 FIXTURES = Path(__file__).parent / "fixtures" / "reports"

@@ -69,31 +69,39 @@ def settings_of(method): return ", ".join(f"{name}={value!r}" for name, value in
 DECLARED = re.compile(r'@method\("')
 
 def declared_in_file(path):
-    "Forms of the methods that a Python file declares, in order."
+    "Form of each method that a Python file declares, in order → whether its class takes settings."
     source = path.read_text(encoding="utf-8")
-    if not DECLARED.search(source): return []
-    marks = [d for node in ast.parse(source).body if isinstance(node, ast.ClassDef) for d in node.decorator_list]
-    return [m.args[0].value for m in marks if isinstance(m, ast.Call) and getattr(m.func, "id", "") == "method"]
+    if not DECLARED.search(source): return {}
+    found = {}
+    for node in ast.parse(source).body:
+        marks = [d for d in getattr(node, "decorator_list", ()) if isinstance(d, ast.Call) and isinstance(node, ast.ClassDef)]
+        forms = [d.args[0].value for d in marks if getattr(d.func, "id", "") == "method"]
+        found |= {form: any(getattr(part, "name", "") == "__init__" for part in node.body) for form in forms}
+    return found
 
 # %% ../../nbs/library/adapt.ipynb #n828bd17
 class Registry(Mapping):
     "Form of each method → its class, over the files of a package and what programs add by `method`."
     def __init__(self, package, folder):
-        self.package, self.folder, self.classes, self.homes = package, folder, {}, None
+        self.package, self.folder, self.classes, self.read = package, folder, {}, None
 
-    def home_of(self):
-        "Form → module that declares it."
-        if self.homes is None:
+    def declared(self):
+        "Form → (module that declares it, whether it takes settings), of the files."
+        if self.read is None:
             files = [p for p in sorted(self.folder.glob("*.py")) if not p.name.startswith("_")]
-            self.homes = {form: p.stem for p in files for form in declared_in_file(p)}
-        return self.homes
+            self.read = {form: (p.stem, takes) for p in files for form, takes in declared_in_file(p).items()}
+        return self.read
+
+    def takes_settings(self, form):
+        if form in self.declared(): return self.declared()[form][1]
+        return "__init__" in vars(self.classes[form])
 
     def __getitem__(self, form):
-        if form not in self.classes: import_module(f"{self.package}.{self.home_of()[form]}")
+        if form not in self.classes: import_module(f"{self.package}.{self.declared()[form][0]}")
         return self.classes[form]
 
-    def __iter__(self): return iter({**self.home_of(), **self.classes})
-    def __len__(self): return len({**self.home_of(), **self.classes})
+    def __iter__(self): return iter({**self.declared(), **self.classes})
+    def __len__(self): return len({**self.declared(), **self.classes})
 
 # %% ../../nbs/library/adapt.ipynb #n5389473
 METHODS = Registry("finetune_book.adapt", Path(__file__).parent if "__file__" in globals() else Path())
@@ -169,8 +177,9 @@ def as_method(tune):
 
 # %% ../../nbs/library/adapt.ipynb #nf79804e
 def tune_choices():
-    "The methods as choices for a parameter: `head`, `full`, `top-*`."
-    return tuple(form.replace("-K", "-*") for form in METHODS)
+    "The methods as choices for a parameter: `head`, `full`, `top-*`, and `top(*)` where there are settings."
+    words = [form.replace("-K", "-*") for form in METHODS]
+    return tuple(words + [f"{word_of(form)}(*)" for form in METHODS if METHODS.takes_settings(form)])
 
 def tune_help():
     "The methods in a line of help: `head, full, gradual or top-K`."

@@ -44,10 +44,12 @@ def check_packages():
 def check_kernel():
     import tempfile
     from nbformat import v4
-    from finetune_book.report.run import Progress, Watch, run_cells
+    from finetune_book.report.progress import Progress
+    from finetune_book.report.kernel import run_cells
+    from finetune_book.report.kernel import Watchdog
     nb = v4.new_notebook(cells=[v4.new_code_cell("assert sum(range(5)) == 10")])
     nb.metadata["papermill"] = {}
-    seen, watch = Progress(nb, show=False), Watch(f"doctor-{time.time_ns()}")
+    seen, watch = Progress(nb, show=False), Watchdog(f"doctor-{time.time_ns()}")
     with tempfile.TemporaryDirectory(prefix="ftb-") as folder:
         try: run_cells(nb, Path(folder), seen, watch, 60, 90)
         except Exception as e:
@@ -120,7 +122,7 @@ def check_hub():
 
 # %% ../../nbs/library/commands_doctor.ipynb #c094
 def check_page():
-    from finetune_book.report.run import mathjax
+    from finetune_book.report.page import mathjax
     try: return f"MathJax is here ({len(mathjax()) // 1000} kB)"
     except (AttributeError, OSError):
         mend = "fix: pip install django-static-mathjax==3.2.2.1"

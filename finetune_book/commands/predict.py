@@ -99,7 +99,8 @@ def predict(
     cat lines.txt | finetune-book predict --model model/
     """
     from finetune_book.checks import InputError
-    from finetune_book.report.run import prepare_folder, publish
+    from finetune_book.report.publish import prepare_folder
+    from finetune_book.report.publish import write_whole
     if examples and data: raise InputError("give texts or pictures, or else --data, not both")
     kind = class_of(model)
     pictures = kind == "ImageClassifier"
@@ -108,6 +109,6 @@ def predict(
     read = to_read(examples, data, pictures, column=path or text or name, skip_bad=skip_bad)
     if out: prepare_folder(out.parent)
     table = predictions(opened(model, kind, len(read)), read, name).to_csv(index=False, lineterminator="\n")
-    if out: publish({out: table})
+    if out: write_whole({out: table})
     print(out or table, end="\n" if out else "")
     gc.freeze()             # the end of the program then need not look through all that torch has made for garbage

@@ -21,7 +21,12 @@ from .options import (AsName, CellTimeout, Quiet, TotalTimeout, json_option, lis
 def explain(name):
     "The help text of one report: its title, and each parameter with its default, meaning and limits."
     import textwrap
-    from finetune_book.report.run import allowed, find_template, parameters_of, read_template, shown, title_of
+    from finetune_book.report.params import allowed
+    from finetune_book.report.template import find_template
+    from finetune_book.report.params import parameters_of
+    from finetune_book.report.template import read_template
+    from finetune_book.report.params import shown
+    from finetune_book.report.template import title_of
     nb, indent = read_template(find_template(name)), " " * 6
     lines = [": ".join(filter(None, title_of(nb))), "", f"finetune-book report {name} [-p NAME=VALUE]...", ""]
     for p in parameters_of(nb):
@@ -33,7 +38,9 @@ def explain(name):
 # %% ../../nbs/library/commands_reports.ipynb #c019
 def list_reports():
     "One line for each report: name and subtitle."
-    from finetune_book.report.run import read_template, templates, title_of
+    from finetune_book.report.template import read_template
+    from finetune_book.report.template import templates
+    from finetune_book.report.template import title_of
     def line(name, path): return f"  {name:<20} {' · '.join(filter(None, title_of(read_template(path))))}"
     more = "finetune-book report NAME --help lists the parameters of one; a path to an .ipynb of your own works too."
     return "\n".join(["Reports:", *(line(name, path) for name, path in templates().items()), "", more])
@@ -85,8 +92,9 @@ def report(
     finetune-book report finetune_text --force
     """
     if text := text_wanted(ctx, name, listing, wants_help): return print(text)
-    from finetune_book.report.run import parameters_of, parse_values
-    from finetune_book.report.verify import report_once
+    from finetune_book.report.params import parameters_of
+    from finetune_book.report.params import parse_values
+    from finetune_book.report.fresh import report_once
     values = parse_values(parameters_of(name), param)
     say = partial(note, quiet=quiet, as_json=as_json)
     begun = time.monotonic()
@@ -127,7 +135,9 @@ def verify(
     """
     import json
     from finetune_book.checks import InputError
-    from finetune_book.report.verify import RECORD_SCHEMA, records, verify_report
+    from finetune_book.report.schema import RECORD_SCHEMA
+    from finetune_book.report.schema import records
+    from finetune_book.report.verify import verify_report
     if schema: return print(json.dumps(RECORD_SCHEMA, indent=1))
     if not name: raise InputError(f"verify which report? In {out} there are: {', '.join(records(out)) or 'none'}")
     outcome = verify_report(name, out, band, cell_timeout, total_timeout, progress=listener(quiet, as_json))
@@ -141,7 +151,7 @@ def render_again(name: Annotated[str, A_PUBLISHED_ONE], out: PublishedIn = Path(
     \b
     finetune-book render finetune_text
     """
-    from finetune_book.report.verify import render_report
+    from finetune_book.report.fresh import render_report
     print(render_report(name, out))
 
 # %% ../../nbs/library/commands_reports.ipynb #n96499b6
@@ -181,8 +191,10 @@ def sweep(
     finetune-book sweep my.ipynb -p "note='left, right',back" --metric f1
     finetune-book sweep finetune_text -p lr=1e-4,3e-4 --scheduler tcp://10.0.0.5:8786
     """
-    from finetune_book.report.run import parameters_of
-    from finetune_book.report.sweep import headline, parse_grid, run_sweep
+    from finetune_book.report.params import parameters_of
+    from finetune_book.report.sweep_page import headline
+    from finetune_book.report.grid import parse_grid
+    from finetune_book.report.sweep import run_sweep
     grid = parse_grid(parameters_of(name), param)
     done = run_sweep(name, grid, seeds, out, name=as_name, jobs=jobs, metric=metric, cell_timeout=cell_timeout,
                      run_timeout=run_timeout, scheduler=scheduler, progress=listener(quiet, as_json))
@@ -201,5 +213,5 @@ def make_gallery(out: Gallery = Path("reports")):
     finetune-book gallery
     finetune-book gallery reports/
     """
-    from finetune_book.report import sweep
-    print(sweep.gallery(out))
+    from finetune_book.report.gallery import publish_gallery
+    print(publish_gallery(out))

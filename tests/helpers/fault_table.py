@@ -299,7 +299,7 @@ def problem(row):
 def table(jobs=2):
     "All faults, `jobs` at once, each watched by a process of its own; a list of Row."
     import nbconvert, nbformat, papermill.clientwrap, papermill.engines, papermill.parameterize  # noqa: E401, F401  once, before all forks
-    import finetune_book.report.run, finetune_book.report.verify  # noqa: E401, F401
+    import finetune_book.report.fresh  # noqa: F401  it imports the others
     with tempfile.TemporaryDirectory(prefix="faults-") as root:
         first, waiting, watched = Place(Path(root) / "first"), list(enumerate(FAULTS)), {}
         assert first.start("-p", "epochs=2").wait() == 0, (first.home / "said-1.err").read_text()

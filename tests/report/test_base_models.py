@@ -12,7 +12,8 @@ from tiny import save_tiny_base
 from finetune_book.cli import main
 from finetune_book.checks import InputError
 from finetune_book.data.tables import carried
-from finetune_book.report.run import find_template, parameters_of, read_template
+from finetune_book.report.params import parameters_of
+from finetune_book.report.template import find_template, read_template
 
 REPO = Path(__file__).parents[2]
 HEADER = "modality,set,base,method,labels_per_class,seed,metric,value,n_test,seconds,base_sha"

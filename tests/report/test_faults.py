@@ -8,7 +8,7 @@ import pytest
 
 from fault_table import FAULTS, Row, problem, shown
 from finetune_book.checks import InputError
-from finetune_book.report.run import run_report
+from finetune_book.report.publish import run_report
 
 FAULTY = Path(__file__).parents[1] / "fixtures" / "reports" / "faulty.ipynb"
 pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for survivors in /proc")

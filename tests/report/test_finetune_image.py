@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from finetune_book.cli import main
-from finetune_book.report.run import parameters_of
+from finetune_book.report.params import parameters_of
 
 SMALL = dict(base="scratch", size=16, epochs=1, batch_size=16)
 WHERE = {"left": np.s_[:, :8], "right": np.s_[:, 8:]}

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from finetune_book.cli import main
-from finetune_book.report.run import parameters_of
+from finetune_book.report.params import parameters_of
 
 WORDS = {"good": "fine warm clever lovely bright kind".split(), "bad": "dull cold weak sour dark harsh".split()}
 COMMON = "film room story hotel plot food scene bed actor night view".split()

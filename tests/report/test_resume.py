@@ -1,18 +1,14 @@
 """A report that is killed in the middle of a training goes on from there, and nobody can tell from its numbers."""
-import json
 import os
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import pytest
+from reports import RESUMED
 
-from finetune_book.report import run as report
-from finetune_book.report import verify
-from finetune_book.report.run import earlier_seconds, failure_notice, run_report, state_of, time_left
+from finetune_book.report.publish import failure_notice, run_report, state_of, sweep_up
 
-RESUMED = Path(__file__).parents[1] / "fixtures" / "reports" / "resumed.ipynb"
 REPO = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "import sys; from finetune_book.cli import main; sys.exit(main())"]
 
@@ -37,7 +33,7 @@ def test_a_killed_report_goes_on_and_ends_bit_identical(tiny_base, tmp_path):
     run.kill()
     run.wait()
     assert list(cut.glob(".resumed.state/*/fine-tuned/checkpoint.pt")) and not list(cut.glob("resumed*"))
-    report.sweep_up(cut / ".resumed.run")        # ends the kernel, as the next start does before anything else
+    sweep_up(cut / ".resumed.run")        # ends the kernel, as the next start does before anything else
     done, _ = steps(), (marks / "slow").unlink()
 
     again = run_report(RESUMED, values, cut, progress=False)
@@ -54,31 +50,5 @@ def test_other_ingredients_never_meet_a_checkpoint(tmp_path):
         assert state_of(tmp_path, "r", before | change) != state_of(tmp_path, "r", before)
 
 
-@pytest.mark.parametrize("force", [True, False])
-def test_force_starts_from_nothing(tmp_path, monkeypatch, force):
-    asked = {}
-    monkeypatch.setattr(verify, "run_report", lambda *args, **options: asked.update(options))
-    verify.report_once(RESUMED, {}, tmp_path, force=force)
-    assert asked["resume"] is not force
-
-
 def test_the_page_of_a_failure_says_that_the_training_was_kept():
     assert "goes on from there" in failure_notice("x", "stopped", True, resumable=True) and "goes on" not in failure_notice("x", "stopped", True)
-
-
-def test_the_time_left_is_never_negative_and_needs_no_earlier_run():
-    assert time_left([], 0., 3) is None and time_left([1.], 99., 2) == 0. and time_left([], 1., 2, [5., 6.]) == 10.
-    assert time_left([1.], 0., 3, [1., 2.]) == 2., "the seconds of another notebook do not count"
-
-
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"cells": [3]}', '{"cells": [{"heading": "a"}]}', '{"cells": [{"heading": "b", "seconds": 1}]}'])
-def test_an_earlier_record_that_does_not_fit_gives_no_estimate(tmp_path, text):
-    (tmp_path / "r.json").write_text(text)
-    assert earlier_seconds(tmp_path / "r.json", ["a"]) is None and earlier_seconds(tmp_path / "gone.json", ["a"]) is None
-
-
-def test_an_injected_cell_does_not_cost_the_estimate(tmp_path):
-    cells = [{"heading": h, "seconds": s} for h, s in (("a", 1.), ("b", 2.), ("b", 3.))]
-    (tmp_path / "r.json").write_text(json.dumps({"cells": cells}))
-    assert earlier_seconds(tmp_path / "r.json", ["a", "b", "b"]) == [1., 2., 3.]
-    assert earlier_seconds(tmp_path / "r.json", ["a", "a", "b", "b"]) == [0., 1., 2., 3.] and earlier_seconds(tmp_path / "r.json", ["c", "d", "b"]) is None

@@ -1,4 +1,4 @@
-"""Sweeps and galleries: what a failing, killed or interrupted run costs, what is refused, and what a hostile text can do (nothing)."""
+"""Sweeps: what a failing, killed or interrupted run costs, what is refused, and what a hostile text can do (nothing)."""
 import json
 import os
 import signal
@@ -10,17 +10,16 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from reports import SWEPT
 
-from finetune_book.report import sweep
 from finetune_book.cli import main
-from finetune_book.checks import InputError
-from finetune_book.report.run import TOGGLE, parameters_of, parse_values, read_template
-from finetune_book.report.sweep import (GUESS_MB, Processes, Run, RunsFailed, arguments, check_grid, claim, flat_numbers, gallery,
-                                 number_to_compare, parse_grid, plan, record_in, run_sweep, split_values, thumbnail)
+from finetune_book.report.gallery import publish_gallery
+from finetune_book.report.page import TOGGLE
+from finetune_book.report.pool import share_of
+from finetune_book.report.sweep import RunsFailed, run_sweep
+from finetune_book.report.sweep_page import number_to_compare
 
 REPO = Path(__file__).parents[2]
-SWEPT = REPO / "tests" / "fixtures" / "reports" / "swept.ipynb"
-DECLARED, NB = parameters_of(SWEPT), read_template(SWEPT)
 HOSTILE = "<script>document.title='owned'</script> $x$ </style> ![](http://example.org/a.png) \"q\" 'r' 中文 ../up"
 START = [sys.executable, "-c", "import sys; from finetune_book.cli import main; sys.exit(main())"]
 
@@ -67,6 +66,7 @@ def quoted(text): return f"[{text}]"   # brackets keep commas and quotes togethe
 
 # --- a sweep that goes well ----------------------------------------------------------------------------------------
 
+
 def test_the_comparison_is_right(swept):
     out, found = swept
     assert [r["status"] for r in found["runs"]] == ["done"] * 4 and found["metric"] == "accuracy" and found["seeds"] == [0, 1]
@@ -78,7 +78,7 @@ def test_the_comparison_is_right(swept):
 
 def test_each_run_keeps_to_its_share_of_the_cores(swept):
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    assert {r["numbers"]["threads"] for r in swept[1]["runs"]} == {1} and sweep.share_of(cores, cores) == 1
+    assert {r["numbers"]["threads"] for r in swept[1]["runs"]} == {1} and share_of(cores, cores) == 1
 
 
 def test_the_page_is_one_harmless_file(swept):
@@ -110,10 +110,11 @@ def test_the_gallery_lists_it_and_is_stable(swept, capsys):
     assert main(["gallery", str(out)]) == 0 and capsys.readouterr().out.strip() == str(out / "index.html")
     page, text = harmless(out / "index.html")
     assert set(page.links) == {"swept.html", "swept-sweep/sweep.html", "other.failed.html"} and "row 3 is &lt;b&gt;broken" in text
-    assert "[0.6, 0.8]" in text and page.images == 1 and gallery(out).read_text() == text
+    assert "[0.6, 0.8]" in text and page.images == 1 and publish_gallery(out).read_text() == text
 
 
 # --- runs that fail ------------------------------------------------------------------------------------------------
+
 
 def test_failures_lose_nothing_else(tmp_path, capsys):
     "An error and a refused input are not tried again; a kernel that was killed is, once, and may succeed."
@@ -137,6 +138,7 @@ def test_the_exit_code_of_failed_runs(codes, expected):
 
 
 # --- interruption --------------------------------------------------------------------------------------------------
+
 
 def alive(pid): return Path(f"/proc/{pid}").exists() and "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
 
@@ -173,6 +175,7 @@ def test_an_interrupted_sweep_ends_its_children_keeps_what_is_done_and_goes_on(t
 
 # --- what is refused, before anything runs -------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("args, says", [
     (["-p", "nots=1"], "Did you mean 'note'?"), (["-p", "lr=1e-3,fast"], "a finite number"), (["-p", "lr=1e-3,2"], "at most 1"), (["-p", "lr=1e-3,"], "a finite number"),
     (["-p", "lr=.1,1e-1"], "there twice"), (["-p", "lr=.1", "-p", "lr=.2"], "given twice"), (["-p", "lr"], "name=value"), (["-p", "fault=non,kill"], "Did you mean 'none'"),
@@ -191,95 +194,12 @@ def test_help_shows_commands_to_copy(capsys):
     assert main(["gallery", "no/such/folder"]) == 2
 
 
-@pytest.mark.parametrize("text, items", [
-    ("", [""]), ("a", ["a"]), ("a,b", ["a", "b"]), (",", ["", ""]), ("[1,2],[3,4]", ["[1,2]", "[3,4]"]), ('{"a": [1,2]},{}', ['{"a": [1,2]}', "{}"]),
-    ("'a,b',c", ["'a,b'", "c"]), ("don't,won't", ["don't", "won't"]), ("a),b", ["a)", "b"]), ('"[",x', ['"["', "x"]), ("[']'],x", ["[']']", "x"]), ("中,文", ["中", "文"])])
-def test_commas_split_only_outside(text, items): assert split_values(text) == items
-
-
-def test_texts_keep_what_quotes_protect():
-    grid = parse_grid(DECLARED, ["note='a, b', c ,\"it's\",' d '"])
-    assert grid["note"] == ["a, b", "c", "it's", " d "]
-    assert parse_grid(DECLARED, ["note= as typed "])["note"] == [" as typed "] and parse_grid(DECLARED, ["note="])["note"] == [""]
-    for value in grid["note"] + [HOSTILE, "-p x=1", "two\nlines", "--json"]:
-        line = arguments(SWEPT, "swept", {"note": value}, Path("x"))
-        assert parse_values(DECLARED, [line[line.index("-p") + 1]]) == {"note": value}
-
-
-def test_grids_from_python():
-    assert check_grid(DECLARED, {"lr": 1, "note": ["a", "b"]}) == {"lr": [1.], "note": ["a", "b"]}
-    for bad in ({"lr": []}, {"lr": [.1, .1]}, {"lr": ["x"]}, {"rl": 1}, {"note": [1]}):
-        with pytest.raises(InputError): check_grid(DECLARED, bad)
-    for seeds in (True, 1.5, "3"):
-        with pytest.raises(InputError): plan(NB, {}, seeds)
-
-
-# --- plan, memory, folders -----------------------------------------------------------------------------------------
-
-def test_a_key_changes_with_what_a_run_depends_on(tmp_path):
-    table = tmp_path / "rows.csv"
-    table.write_text("a")
-    def key(): return plan(NB, {"note": [str(table)]}, 1)[1][0]
-    first = key()
-    assert key() == first
-    table.write_text("b")
-    assert key().key != first.key and key().name == first.name
-    assert plan(NB, {"note": ["x"]}, 1)[1][0].name != first.name
-
-
-def test_a_folder_of_another_key_is_emptied(tmp_path):
-    home = tmp_path / "run"
-    claim(home, "k1", "swept")
-    (home / "swept.json").write_text('{"x": 1}')
-    assert record_in(home, "k1", "swept") is None, "a record without its page is no report"
-    (home / "swept.html").write_text("")
-    claim(home, "k1", "swept")
-    assert record_in(home, "k1", "swept") == {"x": 1} and record_in(home, "k2", "swept") is None
-    claim(home, "k2", "swept")
-    assert [p.name for p in home.iterdir()] == ["key"]
-
-
-def test_memory_caps_what_runs_at_once(monkeypatch, tmp_path):
-    class Child: pid = 0
-    def run(attempts=0): return Run("r", 0, 0, {}, "k", attempts=attempts)
-    pool = Processes(3, "token", "swept", None, tmp_path)
-    monkeypatch.setattr(sweep, "tree_mb", lambda pid: 500)
-    monkeypatch.setattr(sweep, "free_mb", lambda: 100)
-    assert pool.room(run()), "one run may always start"
-    pool.working = [(run(), Child)]
-    assert not pool.room(run())
-    monkeypatch.setattr(sweep, "free_mb", lambda: (GUESS_MB - 500) + 1.2 * GUESS_MB)
-    assert pool.room(run()) and not pool.room(run(attempts=1)), "a second attempt runs alone"
-    pool.measured = 3 * GUESS_MB
-    assert not pool.room(run())
-    monkeypatch.setattr(sweep, "free_mb", lambda: 10**6)
-    assert pool.room(run())
-    pool.working *= 3
-    assert not pool.room(run())
-
-
-# --- numbers and pictures ------------------------------------------------------------------------------------------
-
-def test_numbers_of_a_record():
-    metrics = {"accuracy": {"value": .5, "low": .4, "high": .6, "n": 9, "level": .95}, "ok": True, "none": None, "list": [1], "deep": {"a": {"b": 2}}}
-    assert flat_numbers(metrics) == {"accuracy": (.5, .4, .6), "deep.a.b": (2, None, None)} and flat_numbers([]) == {}
+def test_the_number_to_compare():
     assert number_to_compare({}, {}) is None and number_to_compare({"x": 1}, {"ladder": {}}) == "x" and number_to_compare({"x": 1}, {"ladder": [1]}) == "x"
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"cells": [{"outputs": [{"data": {"image/png": "AAAA"}}]}]}', '{"cells": [3]}', '{"cells": []}'])
-def test_a_broken_notebook_costs_only_the_picture(tmp_path, content):
-    (tmp_path / "x.ipynb").write_text(content)
-    assert thumbnail(tmp_path / "x.ipynb") is None and thumbnail(tmp_path / "gone.ipynb") is None
-
-
-def test_a_report_called_index_is_not_overwritten(tmp_path):
-    (tmp_path / "index.html").write_text("a report")
-    (tmp_path / "index.json").write_text(json.dumps({"schema": 2, "report": "index", "title": "x", "parameters": {}, "metrics": {}}))
-    with pytest.raises(InputError, match="called index"): gallery(tmp_path)
-    assert (tmp_path / "index.html").read_text() == "a report"
-
-
 # --- a cluster -----------------------------------------------------------------------------------------------------
+
 
 def test_a_killed_worker_loses_and_doubles_no_run(tmp_path):
     "A real scheduler and two workers on this machine; one is killed while it works."

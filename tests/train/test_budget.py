@@ -10,7 +10,7 @@ import torch
 from sklearn.base import clone
 
 from finetune_book import ImageClassifier, TextClassifier, TextRegressor
-from finetune_book.report import sweep
+from finetune_book.report import pool
 from finetune_book.train.budget import Budget, Need, free_mb, numbers, table
 from finetune_book.checks import InputError
 from finetune_book import finetuner
@@ -220,6 +220,6 @@ def test_a_need_whose_traces_differ_in_length_uses_their_maxima():
 
 
 def test_light_to_import_and_the_only_one():
-    code = "import sys, finetune_book.train.budget, finetune_book.report.sweep; assert 'torch' not in sys.modules"
+    code = "import sys, finetune_book.train.budget, finetune_book.report.sweep, finetune_book.report.pool; assert 'torch' not in sys.modules"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    assert sweep.free_mb is free_mb
+    assert pool.free_mb is free_mb
