@@ -21,7 +21,7 @@ class Task(ABC):
 
     @abstractmethod
     def learn(self, y):
-        "Targets (n,) of the training rows as a tensor; remembers what they say of the task. InputError names a bad row."
+        "Training targets (n,) as a tensor; remembers what they say of the task. InputError names a bad row."
 
     @abstractmethod
     def targets(self, y, what="validation"):

@@ -99,7 +99,7 @@ class Need:
 # %% ../../nbs/5_training/53_budget.ipynb #c020
 @contextmanager
 def untouched(model, device):
-    "Afterwards the buffers, modes and (absent) gradients of `model`, and torch's random state, are as before the block."
+    "Afterwards the buffers, modes and (absent) gradients of `model`, and torch's random state, are as before."
     import torch
     from finetune_book.train.trainer import own_randomness
     modes = {m: m.training for m in model.modules()}
@@ -163,7 +163,7 @@ def training_need(trainer, fetch, rows):
     return Need(*traces)
 
 def update_cost(trainer):
-    "Seconds of an optimizer step with the gradients that are there, and the bytes of the moments it keeps; both are then undone."
+    "Seconds of an optimizer step with the gradients that are there, and bytes of the moments it keeps; then undone."
     import torch
     params = [p for p in trainer.parameters() if p.grad is not None]
     before = [p.detach().clone() for p in params]
@@ -297,8 +297,8 @@ class Budget:
     ----------
     batch_size, micro_batch, accumulate : int; rows a step, rows at once, and in how many pieces a batch goes
     eval_rows : int, rows at once where nothing is learnt; epochs : int, still to do
-    held_mb, gradients_mb, moments_mb, activations_mb, copies_mb : float; what the process holds before training, and what
-        training adds
+    held_mb, gradients_mb, moments_mb, activations_mb, copies_mb : float; what the process holds before training,
+        and what training adds
     predicted_peak_mb : float, their sum; needed_mb : float, the same without `held_mb`
     available_mb : float, what training may take; limit : "machine" or "memory_mb", who says so
     predicted_s, predicted_step_s : float, all epochs with validation, and one batch
@@ -373,7 +373,8 @@ def table(budget):
     b = budget
     def said(value, text): return "" if value is None else text(value)
     ran = "" if b.measured_epochs in (None, b.epochs) else f" in {b.measured_epochs:g} of {b.epochs:g} epochs"
-    peak = f"{b.predicted_peak_mb:,.0f}", said(b.measured_peak_mb, "{:,.0f}".format), f"{b.held_mb + b.available_mb:,.0f}"
+    whole = "{:,.0f}".format
+    peak = whole(b.predicted_peak_mb), said(b.measured_peak_mb, whole), whole(b.held_mb + b.available_mb)
     rows = {"memory at its peak (MB)": peak,
             "one batch (s)": (f"{b.predicted_step_s:.3g}", said(b.measured_step_s, "{:.3g}".format), ""),
             "training (s)": (f"{b.predicted_s:.3g}", said(b.measured_s, lambda s: f"{s:.3g}{ran}"), ""),
