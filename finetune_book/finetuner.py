@@ -288,51 +288,52 @@ class FineTuner(BaseEstimator):
     history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
     n_train_, n_trainable_, n_parameters_ : int; budget_ : Budget, predicted and measured memory and time
     """
-    def fit(self, X, y, validation=None):
-        """Fine-tune the base; returns self.
 
-        Parameters
-        ----------
-        X : n examples; y : (n,) targets
-        validation : pair (examples, targets) or None
-            With it the epoch of lowest validation loss is kept, and training stops after `patience` epochs without a
-            lower one.
+# %% ../nbs/library/finetuner.ipynb #na4ca63f
+@patch
+def fit(self: FineTuner, X, y, validation=None):
+    """Fine-tune the base; returns self.
 
-        Raises
-        ------
-        InputError for settings, examples, targets or a base that cannot work.
-        """
-        self.check_settings()
-        rows, task, method = self._rows(), self._task(), as_method(self._method())
-        # 1. Data: every example is looked at, every target becomes a number, before anything slow.
-        X = rows.check(X)
-        targets = task.learn(one_each(y, len(X)))
-        if validation is not None: X_va, y_va = checked_pair(rows, task, *validation)
-        # 2. Model: the base with the head that the task needs, and the examples as this base reads them.
-        device = pick_device(self.device)
-        model = rows.open(self.base, task, self.seed)
-        rows.inspect(X, device)
-        train = Part(rows.prepare(X), targets)
-        held = None if validation is None else Part(rows.prepare(X_va), y_va)
-        # 3. Hyperparameters: what moves, how fast, and in which batches.
-        self.n_train_, self.n_parameters_ = len(train), sum(p.numel() for p in model.parameters())
-        self.n_trainable_ = method.attach(model, self.seed)
-        rows.allow(model, self.batch_size, method)
-        job = Job(self, rows, task, method, model.to(device), train, held, device)
-        way = (ThroughTable if method.fixed_body else ThroughAll)(job)
-        # 4. Training: what it will take, then the loop, watched on the validation rows.
-        with rows.numerics(device):
-            trainer, meter = make_trainer(job, way)
-            state, before, done = begun(self.checkpoint_dir)
-            self.budget_ = way.forecast(trainer, before, self.epochs - done)
-            announce(self.budget_, self.verbose, self.checkpoint_dir)
-            trainer.identity["rows read at once"] = self.budget_.eval_rows
-            meter.start(self.budget_, device)
-            way.read(meter)
-            trainer.fit(way.batches, way.fetch, self.epochs, validate=held and way.validate, resume=state)
-        # 5. Use: the model that answers and can be saved.
-        task.finish(head_of(model))
-        return self._keep(job, trainer)
+    Parameters
+    ----------
+    X : n examples; y : (n,) targets
+    validation : pair (examples, targets) or None; with it the epoch of lowest validation loss is kept, and training
+        stops after `patience` epochs without a lower one
+
+    Raises
+    ------
+    InputError for settings, examples, targets or a base that cannot work.
+    """
+    self.check_settings()
+    rows, task, method = self._rows(), self._task(), as_method(self._method())
+    # 1. Data: every example is looked at, every target becomes a number, before anything slow.
+    X = rows.check(X)
+    targets = task.learn(one_each(y, len(X)))
+    if validation is not None: X_va, y_va = checked_pair(rows, task, *validation)
+    # 2. Model: the base with the head that the task needs, and the examples as this base reads them.
+    device = pick_device(self.device)
+    model = rows.open(self.base, task, self.seed)
+    rows.inspect(X, device)
+    train = Part(rows.prepare(X), targets)
+    held = None if validation is None else Part(rows.prepare(X_va), y_va)
+    # 3. Hyperparameters: what moves, how fast, and in which batches.
+    self.n_train_, self.n_parameters_ = len(train), sum(p.numel() for p in model.parameters())
+    self.n_trainable_ = method.attach(model, self.seed)
+    rows.allow(model, self.batch_size, method)
+    job = Job(self, rows, task, method, model.to(device), train, held, device)
+    way = (ThroughTable if method.fixed_body else ThroughAll)(job)
+    # 4. Training: what it will take, then the loop, watched on the validation rows.
+    with rows.numerics(device):
+        trainer, meter = make_trainer(job, way)
+        state, before, done = begun(self.checkpoint_dir)
+        self.budget_ = way.forecast(trainer, before, self.epochs - done)
+        announce(self.budget_, self.verbose, self.checkpoint_dir)
+        trainer.identity["rows read at once"] = self.budget_.eval_rows
+        meter.start(self.budget_, device); way.read(meter)
+        trainer.fit(way.batches, way.fetch, self.epochs, validate=held and way.validate, resume=state)
+    # 5. Use: the model that answers and can be saved.
+    task.finish(head_of(model))
+    return self._keep(job, trainer)
 
 # %% ../nbs/library/finetuner.ipynb #nfbc43b9
 def checked_pair(rows, task, X, y):

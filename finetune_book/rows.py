@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from contextlib import nullcontext
 
 import numpy as np
+from fastcore.basics import patch
 
 # %% ../nbs/library/rows.ipynb #n114dbc2
 def repeatable(device):
@@ -44,39 +45,18 @@ class Rows(ABC):
     def open(self, base, task, seed):
         "The base with the head that `task` needs, in eval mode; remembers what the base needs to read examples."
 
-    def inspect(self, X, device): "Look at the training examples before the work begins; a place for warnings."
-
     @abstractmethod
     def prepare(self, X):
         "Rows: all checked examples as numbers that fit into memory."
-
-    def costs(self, rows):
-        "Work for each row, (n,) float: 1 each, where they do not differ."
-        return np.ones(len(rows))
-
     @abstractmethod
     def batches(self, rows, size, seed):
         "Function from the epoch to its batches (lists of row numbers), by `seed` and the epoch alone."
-
     @abstractmethod
     def reading_batches(self, rows, size):
         "Batches in which all rows are read once, in any order."
-
     @abstractmethod
     def collate(self, rows, idx):
         "dict of tensors, the model's inputs for the rows `idx`."
-
-    def allow(self, model, size, method):
-        "InputError if `model`, as `method` has left it, cannot learn from batches of `size` rows."
-
-    def numerics(self, device):
-        "Context around all arithmetic: the same run, the same bits."
-        return repeatable(device)
-
-    def fetch(self, rows, targets, idx):
-        "(inputs, targets) of a training batch; may vary both, by torch's own generator."
-        return self.collate(rows, idx), targets[idx]
-
     @abstractmethod
     def features(self, model, inputs):
         "What the head sees of a batch, (b, d)."
@@ -84,7 +64,29 @@ class Rows(ABC):
     @abstractmethod
     def write(self, folder, model):
         "The model, and what it needs to read examples, into an empty folder that others can open."
-
     @abstractmethod
     def read(self, folder, task):
         "The model that `write` wrote, with the head of `task`."
+
+# %% ../nbs/library/rows.ipynb #nbbadc6e
+@patch
+def inspect(self: Rows, X, device): "Look at the training examples before the work begins; a place for warnings."
+
+@patch
+def costs(self: Rows, rows):
+    "Work for each row, (n,) float: 1 each, where they do not differ."
+    return np.ones(len(rows))
+
+@patch
+def allow(self: Rows, model, size, method):
+    "InputError if `model`, as `method` has left it, cannot learn from batches of `size` rows."
+
+@patch
+def numerics(self: Rows, device):
+    "Context around all arithmetic: the same run, the same bits."
+    return repeatable(device)
+
+@patch
+def fetch(self: Rows, rows, targets, idx):
+    "(inputs, targets) of a training batch; may vary both, by torch's own generator."
+    return self.collate(rows, idx), targets[idx]

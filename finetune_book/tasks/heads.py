@@ -50,7 +50,7 @@ class ClassificationHead(nn.Module):
     ----------
     d : int, width of the pooled vector
     c : int, number of classes
-    dropout : float in [0, 1), share of the vector's numbers left out while training
+    dropout : float in [0, 1), share of the vector's entries left out while training
     seed : int >= 0, decides the weights
     std : float >= 0, their standard deviation
 

@@ -7,6 +7,7 @@ __all__ = ['CrossEntropy', 'SquaredError']
 
 # %% ../../nbs/4_models/46_tasks_losses.ipynb #n7e4a217
 import torch
+from fastcore.basics import patch
 
 from ..checks import InputError, check_real, check_whole
 
@@ -53,22 +54,25 @@ class CrossEntropy:
         logp = log_probabilities(logits)
         return self.of_shares(logp, targets) if targets.is_floating_point() else self.of_classes(logp, targets)
 
-    def of_classes(self, logp, targets):
-        "Eq. (2) for one class per row."
-        kept = targets != self.ignore_index
-        logp, targets = (logp, targets) if bool(kept.all()) else (logp[kept], targets[kept])
-        picked = logp.gather(1, targets[:, None])[:, 0]
-        total = len(targets) if self.weight is None else self.weight[targets].sum()
-        loss = -(picked if self.weight is None else picked * self.weight[targets]).sum() / total
-        if not self.smoothing: return loss
-        spread = -(logp if self.weight is None else logp * self.weight).sum(1).sum() / total
-        return (1 - self.smoothing) * loss + spread * (self.smoothing / logp.shape[1])
+# %% ../../nbs/4_models/46_tasks_losses.ipynb #na6229b2
+@patch
+def of_classes(self: CrossEntropy, logp, targets):
+    "Eq. (2) for one class per row."
+    kept = targets != self.ignore_index
+    logp, targets = (logp, targets) if bool(kept.all()) else (logp[kept], targets[kept])
+    picked = logp.gather(1, targets[:, None])[:, 0]
+    total = len(targets) if self.weight is None else self.weight[targets].sum()
+    loss = -(picked if self.weight is None else picked * self.weight[targets]).sum() / total
+    if not self.smoothing: return loss
+    spread = -(logp if self.weight is None else logp * self.weight).sum(1).sum() / total
+    return (1 - self.smoothing) * loss + spread * (self.smoothing / logp.shape[1])
 
-    def of_shares(self, logp, shares):
-        "The same for shares of each class, as mixed pictures have them; the mean is over rows."
-        if self.smoothing: shares = shares * (1 - self.smoothing) + self.smoothing / shares.shape[1]
-        weighed = logp * shares if self.weight is None else logp * shares * self.weight
-        return -weighed.sum() / len(shares)
+@patch
+def of_shares(self: CrossEntropy, logp, shares):
+    "The same for shares of each class, as mixed pictures have them; the mean is over rows."
+    if self.smoothing: shares = shares * (1 - self.smoothing) + self.smoothing / shares.shape[1]
+    weighed = logp * shares if self.weight is None else logp * shares * self.weight
+    return -weighed.sum() / len(shares)
 
 # %% ../../nbs/4_models/46_tasks_losses.ipynb #nd6f11fb
 class SquaredError:

@@ -51,7 +51,7 @@ class TextClassifier(Classifying, TextTuner):
     base : "book-bert", a Hugging Face id such as "bert-base-cased", or a local model directory
     tune : what moves: "head" (frozen body, features computed once), "full", "top-K" (the K highest layers), "gradual"
         (from the top down), or any other word or object of `finetune_book.adapt.METHODS`
-    epochs, batch_size : int; passes over the data, texts a step
+    epochs, batch_size : int; passes over the data, texts per step
     lr : float; learning rate of the highest layer group, reached after the warm-up. The default suits bases of 100
         million parameters; for book-bert take 2e-4 to 5e-4, for tune="head" 1e-2
     max_length : int, tokens; longer texts are cut
@@ -81,6 +81,7 @@ class TextClassifier(Classifying, TextTuner):
     """
     def _task(self): return Classify(self.class_weight, self.label_smoothing)
 
+# %% ../../nbs/5_training/54_text_classifier.ipynb #nb0be21a
 class TextRegressor(RegressorMixin, TextTuner):
     """Fine-tune a pretrained text model to predict a number; a scikit-learn regressor trained on the squared error.
 

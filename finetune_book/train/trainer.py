@@ -182,7 +182,7 @@ COUNTERS = dict(epoch=0, batch=0, step=0, n_batches=0, loss_=float("nan"), lr_=f
                 rows=0, order="")
 
 def digest(plan):
-    "Fingerprint of an epoch's batches: which rows, in which order."
+    "Hash of an epoch's batches: which rows, in which order."
     sha = hashlib.sha256()
     for idx in plan: sha.update(np.asarray(idx, dtype=np.int64).tobytes() + b"|")
     return sha.hexdigest()[:16]

@@ -90,7 +90,7 @@ class ImageClassifier(Classifying, FineTuner):
         (.safetensors, .pth); a Hugging Face id such as "microsoft/resnet-50"; or a local model directory
     tune : what moves: "head" (frozen body, features computed once, no augmentation), "full", "top-K" (the K highest
         blocks), "gradual", or any other word or object of `finetune_book.adapt.METHODS`
-    epochs, batch_size : int; passes over the data, pictures a step
+    epochs, batch_size : int; passes over the data, pictures per step
     lr : float; learning rate of the highest layer group, reached after the warm-up
     size : int or None, side of the square every picture is brought to, in pixels; None for the base's own
     augment : "none", or "crop", "flip", "color", "mixup", "cutmix" joined by "+"; or an `Augment`. Name only what keeps

@@ -11,6 +11,7 @@ from contextlib import contextmanager, nullcontext
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from ..checks import InputError, listed
 from ..data.images import as_batch, as_list, read_pictures
@@ -94,7 +95,6 @@ class ImageRows(Rows):
     preprocessing : size, mean and standard deviation that the base wants
     """
     rows_at_once = 128
-
     def __init__(self, size=None, augment="crop", precision="float32"):
         self.size, self.augment, self.precision = size, augment, precision
         self.narrow = False                    # what `writes_past` says of the model
@@ -110,11 +110,6 @@ class ImageRows(Rows):
         self.base, self.n_out = base, task.n_out
         return self.laid_out(model)
 
-    def laid_out(self, model):
-        "The model with channels last in memory, as convolutions like it; no number depends on it."
-        self.narrow = writes_past(model)
-        return model.to(memory_format=torch.channels_last)
-
     def prepare(self, X):
         pixels, _, _ = read_pictures(X, self.preprocessing.size)
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
@@ -125,28 +120,34 @@ class ImageRows(Rows):
     def normalised(self, xb): return {"pixel_values": normalise(xb, self.preprocessing.mean, self.preprocessing.std)}
     def collate(self, rows, idx): return self.normalised(self.pixels(rows, idx))
 
-    def fetch(self, rows, targets, idx):
-        xb, yb = self.pixels(rows, idx), targets[torch.as_tensor(idx)]
-        augment = parse_augment(self.augment, rows.shape[-1])
-        if augment: xb, yb = augment(xb, yb, self.n_out, torch.default_generator)
-        return self.normalised(xb), yb
-
     def features(self, model, inputs): return pooled_image_features(model, **inputs)
     def write(self, folder, model): save_image_model(folder, model, self.preprocessing)
     def read(self, folder, task):
         model, self.preprocessing = read_image_model(folder)
         return self.laid_out(model)
 
-    def inspect(self, X, device): warn_of_pictures(self, X, device)
-    def allow(self, model, size, method): refuse_small_batches(model, size, method)
+# %% ../../nbs/library/vision_rows.ipynb #n73eb052
+@patch
+def laid_out(self: ImageRows, model):
+    "The model with channels last in memory, as convolutions like it; no result depends on it."
+    self.narrow = writes_past(model)
+    return model.to(memory_format=torch.channels_last)
 
-    @contextmanager
-    def numerics(self, device):
-        "Repeatable, in the precision that was asked for, and without oneDNN for a net of which it may crash."
-        dtype = PRECISIONS[self.precision]
-        # autocast's cache would keep the weights of the first step for the whole training
-        lower = torch.autocast(torch.device(device).type, dtype, cache_enabled=False) if dtype else nullcontext()
-        with repeatable(device), without_onednn() if self.narrow else nullcontext(), lower: yield
+@patch
+def fetch(self: ImageRows, rows, targets, idx):
+    xb, yb = self.pixels(rows, idx), targets[torch.as_tensor(idx)]
+    augment = parse_augment(self.augment, rows.shape[-1])
+    if augment: xb, yb = augment(xb, yb, self.n_out, torch.default_generator)
+    return self.normalised(xb), yb
+
+@patch
+@contextmanager
+def numerics(self: ImageRows, device):
+    "Repeatable, in the precision that was asked for, and without oneDNN for a net of which it may crash."
+    dtype = PRECISIONS[self.precision]
+    # autocast's cache would keep the weights of the first step for the whole training
+    lower = torch.autocast(torch.device(device).type, dtype, cache_enabled=False) if dtype else nullcontext()
+    with repeatable(device), without_onednn() if self.narrow else nullcontext(), lower: yield
 
 # %% ../../nbs/library/vision_rows.ipynb #nf5f5bbf
 def warn_of_pictures(rows, X, device):
@@ -167,3 +168,8 @@ def refuse_small_batches(model, size, method):
     if len(learning) == len(norms) and size < 8:
         warnings.warn(f"batch_size={size}: BatchNorm's statistics of so few pictures are noise; use 16 or more, or "
                       "freeze_norm=True", stacklevel=4)
+
+@patch
+def inspect(self: ImageRows, X, device): warn_of_pictures(self, X, device)
+@patch
+def allow(self: ImageRows, model, size, method): refuse_small_batches(model, size, method)
