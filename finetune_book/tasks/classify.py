@@ -79,7 +79,6 @@ class Classify(Task):
     classes : (c,) array, the classes in the order of the outputs; there after `learn` or `restore`
     """
     kind = "classification"
-
     def __init__(self, class_weight=None, smoothing=0.):
         self.class_weight, self.smoothing = class_weight, check_real("label_smoothing", smoothing, 0, .99)
 
