@@ -103,7 +103,8 @@ def check_choice(name, value, options):
     "`value` if it is one of `options`; else an InputError that lists them and names the nearest."
     options = tuple(options)
     if isinstance(value, str) and value in options: return value
-    raise InputError(f"{name}={shorten(_said(value))}: must be one of {listed(options, 20)}.{did_you_mean(value, options)}")
+    meant = did_you_mean(value, options)
+    raise InputError(f"{name}={shorten(_said(value))}: must be one of {listed(options, 20)}.{meant}")
 
 def check_flag(name, value):
     "`value` as a bool; InputError unless it is True or False, Python's or NumPy's."
@@ -113,4 +114,5 @@ def check_flag(name, value):
 def check_seed(seed):
     "`seed` as an int; InputError unless it is a whole number that torch's generators take."
     try: return check_whole("seed", seed, 0, 2**63 - 1)
-    except InputError: raise InputError(f"seed={shorten(_said(seed))}: must be a whole number from 0 to 2**63 - 1") from None
+    except InputError:
+        raise InputError(f"seed={shorten(_said(seed))}: must be a whole number from 0 to 2**63 - 1") from None

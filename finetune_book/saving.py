@@ -45,7 +45,11 @@ def staging_folder(folder):
         raise InputError(f"{folder}: cannot be written ({e.strerror}); choose a folder you may write to") from None
 
 def save_all(folder, write):
-    """Call `write(staging)` to fill a new folder, then put it in the place of `folder`: all or nothing. Returns the Path.
+    """Call `write(staging)` to fill a new folder, then put it in the place of `folder`: all or nothing.
+
+    Returns
+    -------
+    Path of the folder
 
     Raises
     ------
@@ -125,4 +129,5 @@ def model_card(estimator, base, task, told, n_train, kept, settings):
     from finetune_book import __version__
     numbers = "\n".join(f"| {name} | {value:.4g} |" for name, value in kept.items() if name != "epoch")
     return CARD.format(base_json=json.dumps(str(base)), task=task, base=shorten(base, 80), told=told, n_train=n_train,
-                       version=__version__, numbers=numbers, estimator=estimator, settings=json.dumps(settings, indent=1))
+                       version=__version__, numbers=numbers, estimator=estimator,
+                       settings=json.dumps(settings, indent=1))

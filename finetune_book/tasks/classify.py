@@ -8,6 +8,7 @@ __all__ = ['class_weights', 'Classify']
 # %% ../../nbs/library/classify.ipynb #nc03ebeb
 import numpy as np
 import torch
+from fastcore.basics import patch
 from sklearn.utils.multiclass import check_classification_targets
 
 from ..checks import InputError, check_real, shorten
@@ -47,6 +48,23 @@ def refuse_missing(y, what):
     missing = [v is None or v != v for v in y.tolist()]
     if any(missing): raise InputError(f"{what} label {missing.index(True)} is missing: label or drop the row")
 
+def distinct(y):
+    "The sorted labels of the training rows (n,), each once; InputError if one is missing or all are equal."
+    refuse_missing(y, "training")
+    check_classification_targets(y)
+    classes = np.unique(y)
+    if len(classes) < 2:
+        raise InputError(f"only one class, {str(classes[0])!r}: a classifier needs at least two classes")
+    return classes
+
+def class_numbers(classes, y, what):
+    "Places of the labels `y` in `classes`, (n,) int64; InputError naming a label that is not among them."
+    unseen = sorted(set(y.tolist()) - set(classes.tolist()), key=str)
+    if unseen:
+        raise InputError(f"{what} label {unseen[0]!r} was never seen in training, whose labels are "
+                         f"{', '.join(map(str, classes[:10]))}")
+    return torch.from_numpy(np.searchsorted(classes, y).astype(np.int64))
+
 # %% ../../nbs/library/classify.ipynb #n255f53c
 class Classify(Task):
     """Sort examples into classes.
@@ -61,16 +79,11 @@ class Classify(Task):
     classes : (c,) array, the classes in the order of the outputs; there after `learn` or `restore`
     """
     kind = "classification"
-
     def __init__(self, class_weight=None, smoothing=0.):
         self.class_weight, self.smoothing = class_weight, check_real("label_smoothing", smoothing, 0, .99)
 
     def learn(self, y):
-        refuse_missing(y, "training")
-        check_classification_targets(y)
-        self.classes = np.unique(y)
-        if len(self.classes) < 2:
-            raise InputError(f"only one class, {str(self.classes[0])!r}: a classifier needs at least two classes")
+        self.classes = distinct(y)
         targets, given = self.targets(y, "training"), self.class_weight
         if isinstance(given, dict): given = [given.get(c, 1.) for c in self.classes.tolist()]     # scikit-learn's form
         self.loss = CrossEntropy(class_weights(targets, self.n_out, given), self.smoothing)
@@ -78,11 +91,7 @@ class Classify(Task):
 
     def targets(self, y, what="validation"):
         "Class numbers, (n,) int64."
-        unseen = sorted(set(y.tolist()) - set(self.classes.tolist()), key=str)
-        if unseen:
-            raise InputError(f"{what} label {unseen[0]!r} was never seen in training, whose labels are "
-                             f"{', '.join(map(str, self.classes[:10]))}")
-        return torch.from_numpy(np.searchsorted(self.classes, y).astype(np.int64))
+        return class_numbers(self.classes, y, what)
 
     @property
     def n_out(self): return len(self.classes)
@@ -98,14 +107,19 @@ class Classify(Task):
         "The most probable class of each row, (n,)."
         return self.classes[logits.argmax(1)]
 
-    def probabilities(self, logits):
-        "Probabilities, (n, c) float64, columns in the order of `classes`."
-        return torch.softmax(torch.from_numpy(logits), 1).numpy()
-
     def score(self, y, answers):
         "Accuracy."
         return float(np.mean(np.asarray(y) == answers))
 
-    def told(self): return f"Classes: {', '.join(f'`{shorten(c, 40)}`' for c in self.classes)}."
-    def settings(self): return dict(classes=self.classes.tolist())
-    def restore(self, settings): self.classes = np.asarray(settings["classes"])
+# %% ../../nbs/library/classify.ipynb #ne26355e
+@patch
+def probabilities(self: Classify, logits):
+    "Probabilities, (n, c) float64, columns in the order of `classes`."
+    return torch.softmax(torch.from_numpy(logits), 1).numpy()
+
+@patch
+def told(self: Classify): return f"Classes: {', '.join(f'`{shorten(c, 40)}`' for c in self.classes)}."
+@patch
+def settings(self: Classify): return dict(classes=self.classes.tolist())
+@patch
+def restore(self: Classify, settings): self.classes = np.asarray(settings["classes"])

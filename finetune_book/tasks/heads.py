@@ -50,7 +50,7 @@ class ClassificationHead(nn.Module):
     ----------
     d : int, width of the pooled vector
     c : int, number of classes
-    dropout : float in [0, 1), share of the vector's numbers left out while training
+    dropout : float in [0, 1), share of the vector's entries left out while training
     seed : int >= 0, decides the weights
     std : float >= 0, their standard deviation
 
@@ -113,7 +113,8 @@ def head_of(model):
     outside = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m) not in inside]
     found = [m for m in outside if m.out_features == n_out]
     if not found:
-        raise InputError(f"{type(model).__name__}: no linear layer with {n_out} outputs outside the body, so no head to train")
+        raise InputError(f"{type(model).__name__}: no linear layer with {n_out} outputs outside the body, "
+                         "so no head to train")
     return found[-1]
 
 # %% ../../nbs/4_models/45_heads.ipynb #c085
@@ -157,5 +158,6 @@ def pooled_features(model, ids, mask):
     seen, logits = seen_by_head(model, input_ids=ids, attention_mask=mask)
     features = one_per_text(seen, mask)
     if not torch.allclose(head_of(model)(features), logits, rtol=1e-4, atol=1e-4):
-        raise RuntimeError(f"{type(model).__name__}: its logits are not its last linear layer applied to one vector per text")
+        raise RuntimeError(f"{type(model).__name__}: its logits are not its last linear layer applied to one vector "
+                           "per text")
     return features

@@ -8,6 +8,8 @@ __all__ = ['Task', 'one_each']
 # %% ../../nbs/library/task.ipynb #n2bbc1ba
 from abc import ABC, abstractmethod
 
+from fastcore.basics import patch
+
 # %% ../../nbs/library/task.ipynb #n455c7be
 class Task(ABC):
     """What is asked of a model.
@@ -21,7 +23,7 @@ class Task(ABC):
 
     @abstractmethod
     def learn(self, y):
-        "Targets (n,) of the training rows as a tensor; remembers what they say of the task. InputError names a bad row."
+        "Training targets (n,) as a tensor; remembers what they say of the task. InputError names a bad row."
 
     @abstractmethod
     def targets(self, y, what="validation"):
@@ -52,18 +54,23 @@ class Task(ABC):
     def score(self, y, answers):
         "How good answers are, one number, larger is better."
 
-    def finish(self, head):
-        "Called once after training with the head (a linear layer); may fold into it what only the task knew."
+# %% ../../nbs/library/task.ipynb #n6c05bfc
+@patch
+def finish(self: Task, head):
+    "Called once after training with the head (a linear layer); may fold into it what only the task knew."
 
-    def told(self):
-        "One sentence for the model card."
-        return ""
+@patch
+def told(self: Task):
+    "One sentence for the model card."
+    return ""
 
-    def settings(self):
-        "dict for JSON from which `restore` makes the same task."
-        return {}
+@patch
+def settings(self: Task):
+    "dict for JSON from which `restore` makes the same task."
+    return {}
 
-    def restore(self, settings): "Put back what `settings` gave."
+@patch
+def restore(self: Task, settings): "Put back what `settings` gave."
 
 # %% ../../nbs/library/task.ipynb #n5aa3a5d
 def one_each(y, n):

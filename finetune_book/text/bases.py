@@ -16,7 +16,8 @@ from ..tasks.pretrained import (check_class_names, check_model_type, open_model,
                                             start_head)
 
 # %% ../../nbs/library/text_bases.ipynb #c073
-TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model", "sentencepiece.bpe.model")
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model",
+                   "sentencepiece.bpe.model")
 COUNT_FROM_PADDING = ("camembert", "longformer", "mpnet")       # and RoBERTa's kin: positions start at pad_token_id + 1
 
 def longest_input(config):

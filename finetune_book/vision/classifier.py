@@ -40,7 +40,8 @@ class NormsKept(Method):
     "Another method, but every BatchNorm stays as the base has it."
     def __init__(self, method):
         if method.thaws:
-            raise InputError(f"freeze_norm=True: tune={str(method)!r} thaws whole layers; use 'full' or 'top-K' with it")
+            raise InputError(f"freeze_norm=True: tune={str(method)!r} thaws whole layers; "
+                             "use 'full' or 'top-K' with it")
         self.method, self.fixed_body, self.groups = method, method.fixed_body, method.groups
 
     def attach(self, model, seed=0): return self.method.attach(model, seed) - freeze_norms(model)
@@ -80,7 +81,9 @@ def examples_of(X, y, skip_bad):
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #n466466e
 class ImageClassifier(Classifying, FineTuner):
-    """Fine-tune a pretrained picture model to sort pictures into classes; a scikit-learn classifier, the twin of `TextClassifier`.
+    """Fine-tune a pretrained picture model to sort pictures into classes; a scikit-learn classifier.
+
+    The twin of `TextClassifier`.
 
     Parameters
     ----------
@@ -88,7 +91,7 @@ class ImageClassifier(Classifying, FineTuner):
         (.safetensors, .pth); a Hugging Face id such as "microsoft/resnet-50"; or a local model directory
     tune : what moves: "head" (frozen body, features computed once, no augmentation), "full", "top-K" (the K highest
         blocks), "gradual", or any other word or object of `finetune_book.adapt.METHODS`
-    epochs, batch_size : int; passes over the data, pictures a step
+    epochs, batch_size : int; passes over the data, pictures per step
     lr : float; learning rate of the highest layer group, reached after the warm-up
     size : int or None, side of the square every picture is brought to, in pixels; None for the base's own
     augment : "none", or "crop", "flip", "color", "mixup", "cutmix" joined by "+"; or an `Augment`. Name only what keeps
@@ -101,8 +104,8 @@ class ImageClassifier(Classifying, FineTuner):
     checkpoint_dir, checkpoint_every, callbacks, verbose : as for `TextClassifier`
     memory_mb : the same; but a batch that a BatchNorm learns from cannot go in pieces, and is refused if it needs more
 
-    Pictures are a list of n paths, Pillow images or arrays; a uint8 array (n, h, w, 3) or (n, h, w); in `fit` and `score`
-    also a folder of class folders, or a CSV of path,label, which bring their labels along.
+    Pictures are a list of n paths, Pillow images or arrays; a uint8 array (n, h, w, 3) or (n, h, w); in `fit` and
+    `score` also a folder of class folders, or a CSV of path,label, which bring their labels along.
 
     Attributes
     ----------
@@ -115,8 +118,9 @@ class ImageClassifier(Classifying, FineTuner):
     """
     def __init__(self, base="book-resnet", tune="full", epochs=5, lr=1e-3, batch_size=32, size=None, augment="crop",
                  freeze_norm=False, precision="float32", skip_bad=False, weight_decay=.01, layer_decay=1.,
-                 schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0., class_weight=None, clip_norm=1., seed=0,
-                 device="auto", checkpoint_dir=None, checkpoint_every=50, memory_mb=None, callbacks=(), verbose=1):
+                 schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0., class_weight=None, clip_norm=1.,
+                 seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50, memory_mb=None, callbacks=(),
+                 verbose=1):
         store(self, locals())
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #nfe4db49

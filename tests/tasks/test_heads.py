@@ -14,14 +14,14 @@ def test_longest_allowed_text_passes_through_roberta(tiny_base, tmp_path):
     assert batch.input_ids.shape == (1, 39) and model(**batch).logits.isfinite().all()
 
 
-def test_features_leave_modes_hooks_and_dice_alone(tiny_base):
+def test_features_leave_modes_hooks_and_random_state_alone(tiny_base):
     model, tok = load_text_base(tiny_base, 2)
     model.train(); model.bert.encoder.eval()
-    modes, dice = [m.training for m in model.modules()], torch.random.get_rng_state()
+    modes, random_state = [m.training for m in model.modules()], torch.random.get_rng_state()
     batch = tok(["pain", "good room"], padding=True, return_tensors="pt")
     one, two = (pooled_features(model, batch.input_ids, batch.attention_mask) for _ in range(2))
     assert torch.equal(one, two) and not one.requires_grad
-    assert [m.training for m in model.modules()] == modes and torch.equal(dice, torch.random.get_rng_state())
+    assert [m.training for m in model.modules()] == modes and torch.equal(random_state, torch.random.get_rng_state())
     assert not any(m._forward_pre_hooks for m in model.modules())
 
 

@@ -252,7 +252,7 @@ def test_transformers_settings_are_as_before(tiny_base):
     assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
 
 
-def test_same_seed_same_head_and_global_dice_untouched(tiny_base):
+def test_same_seed_same_head_and_global_random_state_untouched(tiny_base):
     before = torch.random.get_rng_state()
     a, b, c = (load_text_base(tiny_base, 4, seed=s)[0] for s in (5, 5, 6))
     assert torch.equal(before, torch.random.get_rng_state())

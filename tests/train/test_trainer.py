@@ -59,7 +59,7 @@ def test_two_fits_are_one(optimizer):
     assert torch.equal(bits(fit(make(optimizer=optimizer))), bits(fit(make(optimizer=optimizer))))
 
 
-def test_seed_matters_and_global_dice_do_not():
+def test_seed_matters_and_global_random_state_does_not():
     first = bits(fit(make(seed=3)))
     torch.rand(7)
     assert torch.equal(first, bits(fit(make(seed=3)))) and not torch.equal(first, bits(fit(make(seed=4))))
@@ -191,7 +191,7 @@ def test_dict_inputs_are_keywords_and_targets_may_be_a_dict():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_cuda_resumes_to_the_same_bits_and_leaves_its_dice_alone():
+def test_cuda_resumes_to_the_same_bits_and_leaves_its_random_state_alone():
     torch.backends.cudnn.deterministic = True
     before, states = torch.cuda.get_rng_state(), []
     keep = Do("on_batch_end", lambda t: states.append(copy.deepcopy(t.state_dict())))

@@ -183,12 +183,12 @@ def test_predictions_do_not_depend_on_order_batch_mates_or_augmentation(fast, fi
 
 # --- seeds and global state ----------------------------------------------------------------------------------------
 
-def test_same_seed_same_weights_and_global_dice_untouched(fast):
+def test_same_seed_same_weights_and_global_random_state_untouched(fast):
     torch.manual_seed(123)
     before, numpy_before = torch.random.get_rng_state(), np.random.get_state()[1].tolist()
     first = ImageClassifier(**fast, **MIXED).fit(X, Y)
     assert torch.equal(before, torch.random.get_rng_state()) and np.random.get_state()[1].tolist() == numpy_before
-    torch.rand(5)                                                         # other global dice must not matter
+    torch.rand(5)                                                         # other global random numbers must not matter
     second, other = (ImageClassifier(**fast, **MIXED, seed=s).fit(X, Y) for s in (0, 1))
     assert everything(first.model_) == everything(second.model_) != everything(other.model_)
     assert first.history_ == second.history_
