@@ -7,10 +7,9 @@ __all__ = ['InputError', 'shorten', 'listed', 'did_you_mean', 'check_whole', 'ch
            'check_seed']
 
 # %% ../nbs/library/checks.ipynb #ned083a3
+import math
 from difflib import get_close_matches
 from numbers import Integral, Real
-
-import numpy as np
 
 # %% ../nbs/library/checks.ipynb #n27caca1
 class InputError(ValueError):
@@ -46,9 +45,13 @@ def did_you_mean(name, options):
     return f" Did you mean {lower[near[0]]!r}?" if near else ""
 
 # %% ../nbs/library/checks.ipynb #n7eaa840
+def of_numpy(value):
+    "Whether a value is one of NumPy's scalars, found out without importing NumPy."
+    return type(value).__module__ == "numpy" and hasattr(value, "item") and not getattr(value, "shape", ())
+
 def _said(value):
     "A value as a reader would type it."
-    return repr(value.item() if isinstance(value, np.generic) else value)
+    return repr(value.item() if of_numpy(value) else value)
 
 def _limits(low, high, ends="[]"):
     "`, at least 1`, ` from 1 to 9`, ` above 0 and at most 1`, or nothing."
@@ -73,7 +76,7 @@ def check_whole(name, value, low=None, high=None, what="a whole number"):
     ------
     InputError naming value and limits.
     """
-    whole = isinstance(value, Integral) and not isinstance(value, (bool, np.bool_))
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
     if whole and (low is None or value >= low) and (high is None or value <= high): return int(value)
     raise InputError(f"{name}={shorten(_said(value))}: must be {what}{_limits(low, high)}")
 
@@ -92,7 +95,7 @@ def check_real(name, value, low=None, high=None, ends="[]"):
     ------
     InputError naming value and limits.
     """
-    real = isinstance(value, Real) and not isinstance(value, (bool, np.bool_)) and bool(np.isfinite(value))
+    real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
     above = low is None or real and (value > low or value == low and ends[0] == "[")
     below = high is None or real and (value < high or value == high and ends[1] == "]")
     if real and above and below: return float(value)
@@ -108,7 +111,7 @@ def check_choice(name, value, options):
 
 def check_flag(name, value):
     "`value` as a bool; InputError unless it is True or False, Python's or NumPy's."
-    if isinstance(value, (bool, np.bool_)): return bool(value)
+    if isinstance(value, bool) or of_numpy(value) and isinstance(value.item(), bool): return bool(value)
     raise InputError(f"{name}={shorten(_said(value))}: must be True or False")
 
 def check_seed(seed):

@@ -74,7 +74,8 @@ def declared_in_file(path):
     if not DECLARED.search(source): return {}
     found = {}
     for node in ast.parse(source).body:
-        marks = [d for d in getattr(node, "decorator_list", ()) if isinstance(d, ast.Call) and isinstance(node, ast.ClassDef)]
+        if not isinstance(node, ast.ClassDef): continue
+        marks = [d for d in node.decorator_list if isinstance(d, ast.Call)]
         forms = [d.args[0].value for d in marks if getattr(d.func, "id", "") == "method"]
         found |= {form: any(getattr(part, "name", "") == "__init__" for part in node.body) for form in forms}
     return found

@@ -19,7 +19,8 @@ from ..checks import InputError, check_whole, listed, shorten
 from ..data.tables import carried
 from ..data.packed import read_json
 from ..data.hub import resolve_base
-from ..tasks.pretrained import check_class_names, check_model_type, open_model, quiet, refuse_foreign, start_head
+from ..tasks.pretrained import (check_class_names, check_model_type, open_model, quiet, refuse_foreign,
+                                            start_head)
 from ..tasks.heads import head_of, seen_by_head, start_linear
 from .preprocessing import PREPROCESSOR, Preprocessing, check_size, read_preprocessing
 from .published import PUBLISHED, fetch_weights, published

@@ -74,7 +74,7 @@ def test_the_lab_opens_where_the_map_lies():
     ("$(PY) tests/run_notebooks.py", ["tests/run_notebooks.py"]), ("see `library/cold_start`.", ["library/cold_start"]),
     ("open nbs/01_losses.ipynb, or", ["nbs/01_losses.ipynb"]), ("nbs/old/*.ipynb", ["nbs/old/*.ipynb"]),
     ("`finetune_book.report.kernels`", ["finetune_book.report.kernels"]),
-    ("from finetune_book.finetuner import FineTuner", ["finetune_book.estimator"]), ("url=nbs/00_maps.html", ["nbs/00_maps.html"]),
+    ("from finetune_book.estimator import FineTuner", ["finetune_book.estimator"]), ("url=nbs/00_maps.html", ["nbs/00_maps.html"]),
 ])
 def test_what_is_gone_is_seen(words, gone): assert missing(words) == gone
 

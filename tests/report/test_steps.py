@@ -6,7 +6,8 @@ from reports import START, write_template
 
 from finetune_book.checks import InputError
 from finetune_book.report.publish import run_report
-from finetune_book.report.steps import Exam, drawn_splits, mistakes_of, train_again
+from finetune_book.report.exam import Exam, mistakes_of
+from finetune_book.report.steps import drawn_splits, train_again
 
 PROBA = np.array([[.9, .1], [.2, .8], [.4, .6], [.7, .3]])
 CLASSES = np.array(["a", "b"])
@@ -45,7 +46,9 @@ def test_a_template_of_ones_own(tmp_path):
     "Everything below the training is a handful of calls; what they show stands on the page."
     own = write_template(tmp_path / "own.ipynb", "seed = 0  # [0..]", START + "parameters = require()", """
 import numpy as np, pandas as pd
-from finetune_book.report.steps import Exam, show_abstention, show_calibration, show_classes, show_intervals, show_ladder, show_steps, train_again
+from finetune_book.report.exam import (Exam, show_abstention, show_calibration, show_classes, show_intervals,
+                                       show_ladder, show_steps)
+from finetune_book.report.steps import train_again
 rng = np.random.default_rng(seed)
 test, check = (pd.DataFrame({"label": rng.choice(["a", "b"], 60)}) for _ in range(2))
 classes = np.array(["a", "b"])
