@@ -252,7 +252,7 @@ def test_the_report_computes_a_stored_value_anew(measured, tmp_path):
     assert main(["report", "base_models", "-q", *given, "--out", str(tmp_path / "out")]) == 0
     page, run = (tmp_path / "out" / "base_models.html").read_text(), json.loads((tmp_path / "out" / "base_models.json").read_text())
     alts = re.findall(r'<img[^>]*\balt="([^"]*)"', page)
-    assert len(alts) == page.count("data:image/png") == 1 and "words at 2 labels a class" in alts[0]
+    assert len(alts) == page.count("data:image/png") == 1 and "words at 2 labels per class" in alts[0]
     assert "2 values were computed anew" in page and run["metrics"]["live_furthest"] < 1e-4 and set(run["metrics"]["live"]) == {"0", "1"}
     assert run["inputs"]["results"]["kind"] == "folder" and run["data"]["results"]["rows"] == 8
     false = tmp_path / "false"
