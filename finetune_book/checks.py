@@ -61,6 +61,11 @@ def _limits(low, high, ends="[]"):
     joint = ", " if low is not None and ends[0] == "[" and high is None else " "
     return joint + " and ".join(words) if words else ""
 
+def is_finite(value):
+    "Whether a number is neither NaN nor infinite nor too large for a float."
+    try: return math.isfinite(value)
+    except OverflowError: return False
+
 # %% ../nbs/library/checks.ipynb #n522f002
 def check_whole(name, value, low=None, high=None, what="a whole number"):
     """`value` as an int.
@@ -95,7 +100,7 @@ def check_real(name, value, low=None, high=None, ends="[]"):
     ------
     InputError naming value and limits.
     """
-    real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+    real = isinstance(value, Real) and not isinstance(value, bool) and is_finite(value)
     above = low is None or real and (value > low or value == low and ends[0] == "[")
     below = high is None or real and (value < high or value == high and ends[1] == "]")
     if real and above and below: return float(value)

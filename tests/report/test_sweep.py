@@ -91,9 +91,8 @@ def test_what_is_done_is_not_run_again(swept, capsys):
     out, _ = swept
     home = out / "swept-sweep"
     stamps, page = {p: p.stat().st_mtime_ns for p in home.glob("runs/*/swept.json")}, (home / "sweep.html").read_bytes()
-    begun = time.monotonic()
     done = run_sweep(SWEPT, {"lr": [.001, .01], "note": quoted(HOSTILE)}, 2, out, progress=False)
-    assert done.done_before == 4 and time.monotonic() - begun < 5 and (home / "sweep.html").read_bytes() == page
+    assert done.done_before == 4 and (home / "sweep.html").read_bytes() == page
     assert {p: p.stat().st_mtime_ns for p in home.glob("runs/*/swept.json")} == stamps
     args = ["sweep", str(SWEPT), "-p", "lr=.001,.01", "-p", f"note={quoted(HOSTILE)}", "--seeds", "2", "--out", str(out), "--metric", "acuracy"]
     assert main(args) == 2 and "Did you mean 'accuracy'" in capsys.readouterr().err
