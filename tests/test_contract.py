@@ -156,6 +156,18 @@ def test_neighbours_padding_and_order_change_no_answer(make, case, tune):
     assert np.abs(alone - together).max() < limit and np.abs(mixed - together[order]).max() < limit
 
 
+@pytest.mark.parametrize("tune", [word for word in WORDS if not as_method(word).thaws])
+def test_a_method_keeps_all_its_parts_where_batchnorm_is_kept(make, tune, tmp_path):
+    "freeze_norm wraps the method: what the method folds in, watches or saves must not be lost on the way."
+    case = "pictures into classes"
+    est = fit(make(case, tune, freeze_norm=True), case)
+    again = type(est).load(est.save(tmp_path / "model"), device="cpu")
+    assert np.array_equal(again.outputs(X), est.outputs(X))
+    kept, method = est._method(), as_method(tune)
+    parts = ("groups", "callbacks", "rate", "state", "load", "merge")
+    assert all(getattr(kept, part).__func__ is getattr(method, part).__func__ for part in parts)
+
+
 def steps_on_one_batch(model, method, task, inputs, y, lr):
     "Losses of 100 plain steps on one batch, dropout off."
     optimizer, losses = torch.optim.Adam(method.groups(model, lr, 0.)), []

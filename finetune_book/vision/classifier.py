@@ -42,7 +42,9 @@ class NormsKept(Method):
         if method.thaws:
             raise InputError(f"freeze_norm=True: tune={str(method)!r} thaws whole layers; "
                              "use 'full' or 'top-K' with it")
-        self.method, self.fixed_body, self.groups = method, method.fixed_body, method.groups
+        self.method, self.fixed_body = method, method.fixed_body
+        for part in ("groups", "callbacks", "rate", "state", "load", "merge"):          # all that a method has
+            setattr(self, part, getattr(method, part))
 
     def attach(self, model, seed=0): return self.method.attach(model, seed) - freeze_norms(model)
     def __repr__(self): return f"{self.method}, BatchNorm kept"
