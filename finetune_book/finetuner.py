@@ -6,6 +6,7 @@
 __all__ = ['check_hyperparameters', 'pick_device', 'forward_all', 'FineTuner', 'Classifying']
 
 # %% ../nbs/library/finetuner.ipynb #n3f26719
+import copy
 import hashlib
 import json
 import time
@@ -27,14 +28,16 @@ from .tasks.heads import head_of
 from .tasks.task import Task, one_each
 from .train.budget import PeakWatch, announce, free_mb
 from .train.callbacks import Checkpoint, EarlyStopping, KeepBest, ProgressBar
-from .train.forecast import Pass, Room, forecast_reading, forecast_training
-from .train.trainer import Callback, Trainer, shuffled_batches
+from .train.forecast import Pass, Room, forecast_reading, forecast_training, solving_s
+from .train.solve import solve_head
+from .train.trainer import Callback, Trainer, enough_epochs, shuffled_batches
 
 # %% ../nbs/library/finetuner.ipynb #n8892ad5
 _WHOLE = dict(epochs=(1, 10_000), batch_size=(1, 100_000), max_length=(3, 100_000), patience=(1, 10_000),
               checkpoint_every=(1, 10**9), seed=(0, 2**32 - 1))
 _REAL = dict(lr=(0, 1, "(]"), weight_decay=(0, 1), layer_decay=(0, 1, "(]"), warmup_frac=(0, 1),
-             label_smoothing=(0, .99))
+             label_smoothing=(0, .99), clip_norm=(0, None, "(]"), memory_mb=(0, None, "(]"))
+_FREE = ("tune", "epochs", "lr", "clip_norm", "memory_mb")       # None where the library, or nobody, is to decide
 
 def check_hyperparameters(params):
     """Refuse hyperparameters that cannot work.
@@ -47,11 +50,10 @@ def check_hyperparameters(params):
     ------
     InputError naming the setting, its value and what is allowed.
     """
-    for name in _WHOLE.keys() & params.keys(): check_whole(name, params[name], *_WHOLE[name])
-    for name in _REAL.keys() & params.keys(): check_real(name, params[name], *_REAL[name])
-    for name in ("clip_norm", "memory_mb"):
-        if params.get(name) is not None: check_real(name, params[name], 0, ends="(]")
-    as_method(params["tune"])
+    given = {name: value for name, value in params.items() if value is not None or name not in _FREE}
+    for name in _WHOLE.keys() & given.keys(): check_whole(name, given[name], *_WHOLE[name])
+    for name in _REAL.keys() & given.keys(): check_real(name, given[name], *_REAL[name])
+    if "tune" in given: as_method(given["tune"])
     try: make_schedule(params["schedule"], 10, .1)
     except ValueError as e: raise InputError(str(e)) from None
 
@@ -107,6 +109,28 @@ def forward_all(model, batches, collate, n, *, device="cpu", fn=None, bar=None):
     for m, mode in modes.items(): m.training = mode
     return out.clone()
 
+# %% ../nbs/library/finetuner.ipynb #n6bbebd8
+@dataclass
+class Pace:
+    """How fast and for how long.
+
+    Attributes
+    ----------
+    lr : float, learning rate of the highest layer group; epochs : int, passes over the training rows
+    solved : bool, whether the head begins at its best for the body as it is
+    """
+    lr: float
+    epochs: int
+    solved: bool
+
+    @classmethod
+    def of(cls, est, rows, method, model, n):
+        "The settings that were given; those that suit `n` rows, the base and the method in the place of None."
+        lr = method.rate(rows.rates_for(est.base)) if est.lr is None else est.lr
+        least = max(rows.least_epochs, method.least_epochs(model))
+        epochs = est.epochs or enough_epochs(n, est.batch_size, rows.steps, least, max(least, rows.most_epochs))
+        return cls(lr, epochs, est.lr is None and not (method.fixed_body and (est.epochs or est.callbacks)))
+
 # %% ../nbs/library/finetuner.ipynb #na9e5dce
 @dataclass
 class Part:
@@ -126,6 +150,7 @@ class Job:
     train: Part
     held: Part | None
     device: torch.device
+    pace: Pace
 
     def inputs(self, part, idx):
         return {k: v.to(self.device) for k, v in self.rows.collate(part.rows, idx).items()}
@@ -142,6 +167,15 @@ class Job:
         return forward_all(self.model, batches, lambda idx: self.rows.collate(part.rows, idx), len(part),
                            device=self.device, fn=fn, bar=bar)
 
+    def look(self, meter, part):
+        "What the head sees of each row of a part, (n, d), under a progress bar."
+        return self.read(part, meter.seeing(self.rows.features), "reading" if self.est.verbose else None)
+
+    def with_solving(self, budget):
+        "The budget and the seconds that the head's way to its best will take."
+        if self.pace.solved: budget.predicted_s += solving_s(head_of(self.model), self.train.targets, self.task.loss)
+        return budget
+
     def room(self):
         "Memory that the training may take, and the ways out where it is too little."
         asked, settings = self.est.memory_mb, self.est.get_params(deep=False)
@@ -149,6 +183,16 @@ class Job:
         if not self.method.fixed_body: ways.append("tune='head'")
         if asked is None: return Room(free_mb(self.device), "machine", None, tuple(ways))
         return Room(asked, "memory_mb", asked, tuple(ways))
+
+# %% ../nbs/library/finetuner.ipynb #nbd7bf66
+def solve(job, table):
+    "Put the head of a job's model at its best for a table of features (n, d); returns the penalty chosen, C."
+    head, loss = head_of(job.model), job.task.loss.to("cpu")
+    best = copy.deepcopy(head).cpu()
+    penalty = solve_head(best, table, job.train.targets, loss, job.task.rank, seed=job.est.seed)
+    head.load_state_dict(best.state_dict())
+    job.task.loss = loss.to(job.device)
+    return penalty
 
 # %% ../nbs/library/finetuner.ipynb #n5eb42b3
 class ThroughAll:
@@ -164,10 +208,14 @@ class ThroughAll:
 
     def forecast(self, trainer, before, left):
         job = self.job
-        return forecast_training(trainer, self.fetch, self.batches(0), job.pass_over(job.train),
-                                 held=job.pass_over(job.held), room=job.room(), before=before, left=left)
+        budget = forecast_training(trainer, self.fetch, self.batches(0), job.pass_over(job.train),
+                                   held=job.pass_over(job.held), room=job.room(), before=before, left=left,
+                                   looks=int(job.pace.solved))
+        return job.with_solving(budget)
 
-    def read(self, meter): "Nothing is read ahead."
+    def learn(self, trainer, meter, state):
+        if self.job.pace.solved and state is None: solve(self.job, self.job.look(meter, self.job.train))
+        trainer.fit(self.batches, self.fetch, self.job.pace.epochs, self.job.held and self.validate, resume=state)
 
 # %% ../nbs/library/finetuner.ipynb #n193fc5a
 class ThroughTable:
@@ -187,10 +235,32 @@ class ThroughTable:
                                 held=job.pass_over(job.held), features=job.rows.features,
                                 batch_size=job.est.batch_size, room=job.room(), before=before, left=left)
 
-    def read(self, meter):
-        features, bar = meter.seeing(self.job.rows.features), "reading" if self.job.est.verbose else None
-        self.table = self.job.read(self.job.train, features, bar)
-        self.held = self.job.held and self.job.read(self.job.held, features, bar)
+    def learn(self, trainer, meter, state):
+        self.table, held = self.job.look(meter, self.job.train), self.job.held
+        self.held = held and self.job.look(meter, held)
+        trainer.fit(self.batches, self.fetch, self.job.pace.epochs, held and self.validate, resume=state)
+
+# %% ../nbs/library/finetuner.ipynb #n9a7b42d
+class Solved(ThroughTable):
+    "The body reads all rows once; the head goes straight to its best."
+    def forecast(self, trainer, before, left): return self.job.with_solving(super().forecast(trainer, before, 0))
+
+    def learn(self, trainer, meter, state):
+        job, head = self.job, self.module
+        self.table = job.look(meter, job.train)
+        penalty = solve(job, self.table)
+        with torch.no_grad(): loss = job.task.loss(head(self.table.to(job.device)), job.train.targets.to(job.device))
+        row = dict(epoch=0, train_loss=loss.item(), penalty=penalty)
+        if job.held is not None:
+            self.held = job.look(meter, job.held)
+            with torch.no_grad(): row |= self.validate(head)
+        trainer.history_ = [row]
+        meter.finish(left=0)
+
+def way_of(job):
+    "How the rows of a job go: through the whole model each time, or once, and the head alone trains or is solved."
+    if not job.method.fixed_body: return ThroughAll(job)
+    return (Solved if job.pace.solved else ThroughTable)(job)
 
 # %% ../nbs/library/finetuner.ipynb #nca34fa7
 class Meter(Callback):
@@ -218,9 +288,12 @@ class Meter(Callback):
         self.batches, self.batches_s, self.last = self.batches + 1, self.batches_s + now - self.last, now
 
     def on_fit_end(self, trainer):
-        if self.budget is None: return
+        if self.budget is not None: self.finish(trainer.epochs - trainer.epoch)
+
+    def finish(self, left):
+        "Write down what was measured; `left` epochs of those predicted were not done."
         self.watch.look()
-        b, left = self.budget, trainer.epochs - trainer.epoch
+        b = self.budget
         b.measured_peak_mb, b.measured_s = self.watch.mb, time.perf_counter() - self.began
         b.measured_epochs = b.epochs - left
         if self.batches: b.measured_step_s = self.batches_s / self.batches
@@ -249,9 +322,9 @@ def callbacks_for(job):
 def make_trainer(job, way):
     "(Trainer, Meter) for a job and the way its rows go."
     est, meter, loss = job.est, Meter(), job.task.loss.to(job.device)
-    groups = job.method.groups(job.model, est.lr, est.weight_decay, est.layer_decay)
-    schedule = make_schedule(est.schedule, len(way.batches(0)) * est.epochs, est.warmup_frac)
-    trainer = Trainer(way.module, torch.optim.AdamW(groups, lr=est.lr, fused=True),
+    groups = job.method.groups(job.model, job.pace.lr, est.weight_decay, est.layer_decay)
+    schedule = make_schedule(est.schedule, len(way.batches(0)) * job.pace.epochs, est.warmup_frac)
+    trainer = Trainer(way.module, torch.optim.AdamW(groups, lr=job.pace.lr, fused=True),
                       meter.seeing(lambda out, y: loss(logits_of(out), y)), schedule,
                       callbacks=[*callbacks_for(job), meter], seed=est.seed, clip_norm=est.clip_norm,
                       mass=job.task.mass, identity=identity_of_run(est.plain_params(), job.train), device=job.device)
@@ -286,6 +359,8 @@ class FineTuner(BaseEstimator):
     ----------
     model_, rows_, task_ : the fine-tuned model, and what reads its examples and its outputs
     history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
+    tune_, lr_, epochs_ : the method, the learning rate and the epochs that were used, given or decided here; for a head
+        that was solved the rate is None
     n_train_, n_trainable_, n_parameters_ : int; budget_ : Budget, predicted and measured memory and time
     """
 
@@ -305,7 +380,7 @@ def fit(self: FineTuner, X, y, validation=None):
     InputError for settings, examples, targets or a base that cannot work.
     """
     self.check_settings()
-    rows, task, method = self._rows(), self._task(), as_method(self._method())
+    rows, task = self._rows(), self._task()
     # 1. Data: every example is looked at, every target becomes a number, before anything slow.
     X = rows.check(X)
     targets = task.learn(one_each(y, len(X)))
@@ -316,21 +391,23 @@ def fit(self: FineTuner, X, y, validation=None):
     rows.inspect(X, device)
     train = Part(rows.prepare(X), targets)
     held = None if validation is None else Part(rows.prepare(X_va), y_va)
-    # 3. Hyperparameters: what moves, how fast, and in which batches.
+    # 3. Hyperparameters: what moves, how fast, and in which batches; what was left open is decided now.
+    method = self._method(rows, len(train), task.n_out)
     self.n_train_, self.n_parameters_ = len(train), sum(p.numel() for p in model.parameters())
     self.n_trainable_ = method.attach(model, self.seed)
     rows.allow(model, self.batch_size, method)
-    job = Job(self, rows, task, method, model.to(device), train, held, device)
-    way = (ThroughTable if method.fixed_body else ThroughAll)(job)
+    pace = Pace.of(self, rows, method, model, len(train))
+    job = Job(self, rows, task, method, model.to(device), train, held, device, pace)
+    way = way_of(job)
     # 4. Training: what it will take, then the loop, watched on the validation rows.
     with rows.numerics(device):
         trainer, meter = make_trainer(job, way)
         state, before, done = begun(self.checkpoint_dir)
-        self.budget_ = way.forecast(trainer, before, self.epochs - done)
+        self.budget_ = way.forecast(trainer, before, pace.epochs - done)
         announce(self.budget_, self.verbose, self.checkpoint_dir)
         trainer.identity["rows read at once"] = self.budget_.eval_rows
-        meter.start(self.budget_, device); way.read(meter)
-        trainer.fit(way.batches, way.fetch, self.epochs, validate=held and way.validate, resume=state)
+        meter.start(self.budget_, device)
+        way.learn(trainer, meter, state)
     # 5. Use: the model that answers and can be saved.
     task.finish(head_of(model))
     return self._keep(job, trainer)
@@ -353,9 +430,9 @@ def plain_params(self: FineTuner):
     return {name: plain_setting(value) for name, value in params.items() if name not in DECIDES_NOTHING}
 
 @patch
-def _method(self: FineTuner):
-    "What moves; an estimator may wrap it."
-    return as_method(self.tune)
+def _method(self: FineTuner, rows, n, n_out):
+    "What moves, for `n` rows and `n_out` outputs; an estimator may wrap it."
+    return as_method(rows.usual_method(n, n_out) if self.tune is None else self.tune)
 
 @patch
 def _keep(self: FineTuner, job, trainer):
@@ -363,6 +440,7 @@ def _keep(self: FineTuner, job, trainer):
     losses = [epoch.get("val_loss") for epoch in trainer.history_]
     self.best_epoch_ = len(losses) - 1 if None in losses else int(np.argmin(losses))
     self.history_, self.rows_, self.task_ = trainer.history_, job.rows, job.task
+    self.tune_, self.lr_, self.epochs_ = str(job.method), job.pace.lr, job.pace.epochs
     self.model_ = job.method.merge(job.model).eval().requires_grad_(True)
     return self
 

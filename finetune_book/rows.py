@@ -29,13 +29,20 @@ class Rows(ABC):
     Attributes
     ----------
     rows_at_once : int, rows in a batch where nothing is learned
+    steps, least_epochs, most_epochs : int; where no epochs are given, as many as make `steps`, within these ends
     """
     rows_at_once = 64
+    steps, least_epochs, most_epochs = 100, 2, 50
 
     @classmethod
     @abstractmethod
     def rates_for(cls, base):
         "dict(head, body) of float: rates that suit a new head, and the base called `base` (None: the carried)."
+
+    @classmethod
+    def usual_method(cls, n, n_out):
+        "The method, as a word, that suits `n` rows and `n_out` outputs."
+        return "full"
 
     @abstractmethod
     def check(self, X):

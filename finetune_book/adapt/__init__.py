@@ -42,6 +42,10 @@ class Method:
         "The learning rate that suits this method, from dict(head=…, body=…): rates for a new head and for the base."
         return rates["body"]
 
+    def least_epochs(self, model):
+        "Epochs below which it makes no sense."
+        return 1
+
     def state(self, model):
         "Tensors by name that must be kept to have the tuned model again."
         return model.state_dict()

@@ -222,3 +222,4 @@ class Gradual(Full):
     thaws = True
     def attach(self, model, seed=0): return unfreeze_top(model, 0)
     def callbacks(self, model): return [GradualUnfreeze(layer_groups(model))]
+    def least_epochs(self, model): return len(layer_groups(model)) + 1          # so that the last to thaw moves, too

@@ -103,6 +103,10 @@ class Classify(Task):
         right = (logits.argmax(1) == targets).float().mean().item()
         return dict(val_loss=CrossEntropy()(logits, targets).item(), val_accuracy=right)
 
+    def rank(self, logits, targets):
+        "Accuracy."
+        return self.judge(logits, targets)["val_accuracy"]
+
     def answers(self, logits):
         "The most probable class of each row, (n,)."
         return self.classes[logits.argmax(1)]

@@ -46,6 +46,10 @@ class Task(ABC):
     def judge(self, outputs, targets):
         "dict of validation metrics, `val_loss` among them, from outputs (n, k) and targets on the CPU."
 
+    def rank(self, outputs, targets):
+        "How good outputs are, one number, larger is better: by it a setting is chosen on rows held back."
+        return -self.judge(outputs, targets)["val_loss"]
+
     @abstractmethod
     def answers(self, outputs):
         "What outputs (n, k), float64 arrays, say, in the terms of the user's targets."

@@ -17,7 +17,7 @@ from .rows import TextRows
 # %% ../../nbs/5_training/54_text_classifier.ipynb #c021
 class TextTuner(FineTuner):
     "What the estimators for texts share: settings, and texts as rows; see `TextClassifier` for the settings."
-    def __init__(self, base="book-bert", tune="full", epochs=5, lr=5e-5, batch_size=16, max_length=128,
+    def __init__(self, base="book-bert", tune=None, epochs=None, lr=None, batch_size=16, max_length=128,
                  weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0.,
                  class_weight=None, clip_norm=1., seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50,
                  memory_mb=None, callbacks=(), verbose=1):

@@ -43,7 +43,7 @@ class NormsKept(Method):
             raise InputError(f"freeze_norm=True: tune={str(method)!r} thaws whole layers; "
                              "use 'full' or 'top-K' with it")
         self.method, self.fixed_body = method, method.fixed_body
-        for part in ("groups", "callbacks", "rate", "state", "load", "merge"):          # all that a method has
+        for part in ("groups", "callbacks", "rate", "least_epochs", "state", "load", "merge"):          # all that a method has
             setattr(self, part, getattr(method, part))
 
     def attach(self, model, seed=0): return self.method.attach(model, seed) - freeze_norms(model)
@@ -118,7 +118,7 @@ class ImageClassifier(Classifying, FineTuner):
 
     Source: He et al. (2016) for the network; Yosinski et al. (2014) for fine-tuning its layers.
     """
-    def __init__(self, base="book-resnet", tune="full", epochs=5, lr=1e-3, batch_size=32, size=None, augment="crop",
+    def __init__(self, base="book-resnet", tune=None, epochs=None, lr=None, batch_size=32, size=None, augment="crop",
                  freeze_norm=False, precision="float32", skip_bad=False, weight_decay=.01, layer_decay=1.,
                  schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0., class_weight=None, clip_norm=1.,
                  seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50, memory_mb=None, callbacks=(),
@@ -131,8 +131,8 @@ def _rows(self: ImageClassifier): return ImageRows(self.size, self.augment, self
 @patch
 def _task(self: ImageClassifier): return Classify(self.class_weight, self.label_smoothing)
 @patch
-def _method(self: ImageClassifier):
-    method = as_method(self.tune)
+def _method(self: ImageClassifier, rows, n, n_out):
+    method = super(ImageClassifier, self)._method(rows, n, n_out)
     return NormsKept(method) if self.freeze_norm else method
 
 @patch
@@ -143,7 +143,7 @@ def check_settings(self: ImageClassifier):
     if self.size is not None: check_size(self.size)
     parse_augment(self.augment, self.size or 32)
     check_hyperparameters(self.get_params(deep=False))
-    self._method()
+    if self.freeze_norm and self.tune is not None: NormsKept(as_method(self.tune))
 
 @patch
 def plain_params(self: ImageClassifier):
