@@ -67,12 +67,13 @@ def model_card(estimator, base, task, told, n_train, kept, settings, example="",
     told : str, one sentence on what the model answers
     n_train : int; kept : dict, the row of the history that belongs to the weights kept
     settings : dict that JSON can write
-    example : str, an expression in Python that makes a list of examples
+    example : str, lines of Python, the last an expression that gives examples
     transformers : bool, whether transformers opens the folder
     """
     from finetune_book import __version__
     title = "Trained from random weights" if str(base) == "scratch" else f"Fine-tuned from {shorten(base, 80)}"
-    ours = f'print({estimator}.load(".").predict({example}))'
+    *before, expression = example.split("\n")
+    ours = "\n".join([*before, f'print({estimator}.load(".").predict({expression}))'])
     return CARD.format(head=head_of_card(base, task, transformers), title=title, told=told, n_train=n_train,
                        version=__version__, measured=measured(kept), estimator=estimator, example=ours,
                        settings=json.dumps(settings, indent=1))

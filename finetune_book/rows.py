@@ -29,8 +29,9 @@ class Rows(ABC):
     Attributes
     ----------
     rows_at_once : int, rows in a batch where nothing is learned
+    example : str, lines of Python for the model card, the last an expression that gives one example in a list
     """
-    rows_at_once = 64
+    rows_at_once, example = 64, "[]"
 
     @classmethod
     @abstractmethod
