@@ -9,7 +9,9 @@ __all__ = ['check_hyperparameters', 'pick_device', 'forward_all', 'FineTuner', '
 import copy
 import hashlib
 import json
+import os
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,10 +22,11 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from .adapt import Method, as_method
+from .cards import model_card
 from .checks import InputError, check_real, check_whole, shorten
 from .optim import make_schedule
 from .rows import Rows
-from .saving import SETTINGS, model_card, read_settings, save_all
+from .saving import read_settings, refuse_other_weights, save_all
 from .tasks.heads import head_of
 from .tasks.task import Task, one_each
 from .train.budget import PeakWatch, announce, free_mb
@@ -31,6 +34,7 @@ from .train.callbacks import Checkpoint, EarlyStopping, KeepBest, ProgressBar
 from .train.forecast import Pass, Room, forecast_reading, forecast_training, solving_s
 from .train.solve import solve_head
 from .train.trainer import Callback, Trainer, enough_epochs, shuffled_batches
+from .typed_json import readable, savable, typed
 
 # %% ../nbs/library/finetuner.ipynb #n8892ad5
 _WHOLE = dict(epochs=(1, 10_000), batch_size=(1, 100_000), max_length=(3, 100_000), patience=(1, 10_000),
@@ -65,12 +69,39 @@ def pick_device(device):
     ------
     InputError if torch cannot use it here.
     """
-    if device == "auto": device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not isinstance(device, (str, int, torch.device)) or isinstance(device, bool):
+        raise InputError(f"device={shorten(repr(device))}: must be 'auto', 'cpu', 'cuda', …")
+    if isinstance(device, str) and device == "auto": device = "cuda" if torch.cuda.is_available() else "cpu"
     try: torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as e:      # no such device, driver or memory
         why = shorten(e, 100)
         raise InputError(f"device={device!r}: torch cannot use it now ({why}); try 'auto' or 'cpu'") from None
     return torch.device(device)
+
+# %% ../nbs/library/finetuner.ipynb #nbdf45d5
+def check_callbacks(callbacks):
+    "InputError unless it is a list or tuple of Callbacks."
+    if not isinstance(callbacks, (list, tuple)):
+        raise InputError(f"callbacks={shorten(repr(callbacks))}: must be a list of callbacks, or () for none")
+    for c in callbacks:
+        hint = "; make an object of it, with ()" if isinstance(c, type) else ""
+        if not isinstance(c, Callback): raise InputError(f"callbacks: {shorten(repr(c))} is no Callback{hint}")
+
+def check_state_folder(folder):
+    "InputError for a checkpoint_dir that is no folder and cannot become one."
+    if folder is None: return
+    if not isinstance(folder, (str, Path)) or not str(folder).strip():
+        raise InputError(f"checkpoint_dir={shorten(repr(folder))}: must be the path of a folder, or None")
+    try: there = next(p for p in (Path(folder), *Path(folder).absolute().parents) if os.path.lexists(p))
+    except (OSError, ValueError) as e: raise InputError(f"checkpoint_dir={shorten(repr(folder))}: {e}") from None
+    if not there.is_dir(): raise InputError(f"checkpoint_dir={str(folder)!r}: {there} is a file; name a folder")
+    if not os.access(there, os.W_OK): raise InputError(f"checkpoint_dir={str(folder)!r}: {there} cannot be written")
+
+def check_surroundings(params):
+    "Refuse a device, callbacks or a folder for checkpoints that cannot work; a dict as of `get_params()`."
+    if "device" in params: pick_device(params["device"])
+    if "callbacks" in params: check_callbacks(params["callbacks"])
+    if "checkpoint_dir" in params: check_state_folder(params["checkpoint_dir"])
 
 # %% ../nbs/library/finetuner.ipynb #n713dc4c
 def logits_of(output):
@@ -343,11 +374,14 @@ def store(est, settings):
     for name, value in settings.items():
         if name not in ("self", "__class__"): setattr(est, name, value)
 
-def plain_setting(value):
-    "A setting as JSON knows it."
-    if isinstance(value, np.generic): return value.item()
-    if isinstance(value, np.ndarray): return value.tolist()
-    return str(value) if isinstance(value, (Path, Method)) else value
+def registered(method):
+    "A method as the word that makes it again; InputError for one that no word makes."
+    with suppress(InputError, TypeError):
+        if as_method(str(method)) == method: return str(method)
+    raise InputError(f"tune: {type(method).__name__} cannot be kept in a saved model; register its class by @method, "
+                     "with settings that can be written down")
+
+savable("method", Method, registered, as_method)
 
 DECIDES_NOTHING = ("callbacks", "checkpoint_dir", "checkpoint_every", "verbose", "device", "memory_mb")
 
@@ -384,7 +418,7 @@ def fit(self: FineTuner, X, y, validation=None):
     # 1. Data: every example is looked at, every target becomes a number, before anything slow.
     X = rows.check(X)
     targets = task.learn(one_each(y, len(X)))
-    if validation is not None: X_va, y_va = checked_pair(rows, task, *validation)
+    if validation is not None: X_va, y_va = checked_pair(rows, task, *pair_of(validation))
     # 2. Model: the base with the head that the task needs, and the examples as this base reads them.
     device = pick_device(self.device)
     model = rows.open(self.base, task, self.seed)
@@ -418,16 +452,26 @@ def checked_pair(rows, task, X, y):
     X = rows.check(X)
     return X, task.targets(one_each(y, len(X)), "validation")
 
+def pair_of(validation):
+    "(examples, targets) of the argument `validation`; InputError if it is no such pair."
+    if isinstance(validation, (tuple, list)) and len(validation) == 2: return validation
+    hint = ""
+    if isinstance(validation, float): hint = "; to hold back a share, split the rows first, e.g. with train_test_split"
+    raise InputError(f"validation={shorten(repr(validation))}: must be a pair (examples, targets), or None{hint}")
+
 @patch
 def check_settings(self: FineTuner):
     "InputError for a setting that cannot work; `fit` calls it first."
-    check_hyperparameters(self.get_params(deep=False))
+    params = self.get_params(deep=False)
+    check_hyperparameters(params)
+    check_surroundings(params)
+    self.plain_params()
 
 @patch
 def plain_params(self: FineTuner):
-    "The settings that decide the result, as JSON knows them."
+    "The settings that decide the result, as JSON can write them and `typed_json.untyped` reads them."
     params = self.get_params(deep=False)
-    return {name: plain_setting(value) for name, value in params.items() if name not in DECIDES_NOTHING}
+    return {name: typed(value) for name, value in params.items() if name not in DECIDES_NOTHING}
 
 @patch
 def _method(self: FineTuner, rows, n, n_out):
@@ -464,9 +508,21 @@ def predict(self: FineTuner, X):
     return self.task_.answers(out)
 
 # %% ../nbs/library/finetuner.ipynb #n0d6912b
+FITTED = ("history", "best_epoch", "n_train", "n_trainable")        # what `fit` found out, kept in a saved model
+
+def card_of(est):
+    "The model card of a fitted estimator."
+    told = est.task_.told()
+    kept = est.history_[est.best_epoch_] if est.history_ else {}
+    settings = {name: readable(value) for name, value in est.get_params(deep=False).items() if name not in DECIDES_NOTHING}
+    return model_card(type(est).__name__, est.base, est.task_.kind, told, est.n_train_, kept, settings,
+                      est.rows_.example, transformers=hasattr(est.model_, "save_pretrained"))
+
 @patch
 def save(self: FineTuner, folder):
     """Write the model to `folder` in the Hugging Face format, with settings and model card; all or nothing.
+
+    In a folder that holds a saved model its files are replaced; files that were put beside them stay as they are.
 
     Returns
     -------
@@ -474,18 +530,16 @@ def save(self: FineTuner, folder):
 
     Raises
     ------
-    InputError if the folder cannot be written or holds something else; NotFittedError before `fit`.
+    InputError if the folder cannot be written, or holds what is not of a saved model and would be overwritten;
+    NotFittedError before `fit`.
     """
     check_is_fitted(self, "model_")
-    kept = dict(estimator=type(self).__name__, params=self.plain_params(), history=self.history_,
-                best_epoch=self.best_epoch_, n_train=self.n_train_, n_trainable=self.n_trainable_)
-    card = model_card(type(self).__name__, self.base, self.task_.kind, self.task_.told(), self.n_train_,
-                      self.history_[self.best_epoch_] if self.history_ else {}, self.plain_params())
+    kept = {name: getattr(self, name + "_") for name in FITTED}
+    settings = dict(estimator=type(self).__name__, params=self.plain_params(), **kept) | self.task_.settings()
     def write(staging):
         self.rows_.write(staging, self.model_)
-        (staging / SETTINGS).write_text(json.dumps(kept | self.task_.settings(), indent=1), encoding="utf-8")
-        (staging / "README.md").write_text(card, encoding="utf-8")
-    return save_all(folder, write)
+        (staging / "README.md").write_text(card_of(self), encoding="utf-8")
+    return save_all(folder, write, settings)
 
 # %% ../nbs/library/finetuner.ipynb #n5107ad4
 @patch(cls_method=True)
@@ -494,16 +548,17 @@ def load(cls: FineTuner, folder, device="auto", verbose=0):
 
     Raises
     ------
-    InputError if the folder is no saved model of this class.
+    InputError if the folder is no whole saved model of this class, or its files contradict each other.
     """
     kept = read_settings(folder, cls.__name__)
     est = cls(**kept["params"], device=device, verbose=verbose)
     est.rows_, est.task_ = est._rows(), est._task()
     est.task_.restore(kept)
-    model = est.rows_.read(folder, est.task_)
+    model = est.rows_.read(Path(folder).expanduser(), est.task_)
+    refuse_other_weights(folder, kept)
     est.model_ = model.to(pick_device(device)).eval()
-    est.history_, est.best_epoch_, est.n_train_ = kept["history"], kept["best_epoch"], kept["n_train"]
-    est.n_trainable_, est.n_parameters_ = kept["n_trainable"], sum(p.numel() for p in model.parameters())
+    for name in FITTED: setattr(est, name + "_", kept[name])
+    est.n_parameters_ = sum(p.numel() for p in model.parameters())
     return est
 
 # %% ../nbs/library/finetuner.ipynb #n1a0fa4b

@@ -30,8 +30,9 @@ class Rows(ABC):
     ----------
     rows_at_once : int, rows in a batch where nothing is learned
     steps, least_epochs, most_epochs : int; where no epochs are given, as many as make `steps`, within these ends
+    example : str, lines of Python for the model card, the last an expression that gives one example in a list
     """
-    rows_at_once = 64
+    rows_at_once, example = 64, "[]"
     steps, least_epochs, most_epochs = 100, 2, 50
 
     @classmethod

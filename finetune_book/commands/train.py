@@ -19,10 +19,10 @@ from .sources import given, holds_pictures, read_parts
 from ..adapt import tune_help
 
 # %% ../../nbs/library/commands_train.ipynb #c041
-def check_model_folder(out):
+def check_out(out):
     "Refuse, before training, a folder that the model could not be saved to afterwards."
-    from finetune_book.saving import staging_folder
-    staging_folder(out).rmdir()
+    from finetune_book.saving import check_model_folder
+    check_model_folder(out)
 
 # %% ../../nbs/library/commands_train.ipynb #nd8466be
 Data = Annotated[str, typer.Option("--data", help="A table (CSV, TSV, JSON lines, Parquet), a folder of tables, "
@@ -90,7 +90,7 @@ def train(
     """
     pictures = holds_pictures(data, text, path)
     model = make_model(pictures, given(ctx.params, pictures))
-    check_model_folder(out)
+    check_out(out)
     column = path or "path" if pictures else text or "text"
     parts = read_parts(data, pictures, column, label, group=group, numeric=regression)
     rows, held = parts_to_train(parts, pictures, regression, validation, seed=seed, skip_bad=skip_bad)

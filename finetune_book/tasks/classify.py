@@ -6,16 +6,39 @@
 __all__ = ['class_weights', 'Classify']
 
 # %% ../../nbs/library/classify.ipynb #nc03ebeb
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from fastcore.basics import patch
-from sklearn.utils.multiclass import check_classification_targets
 
-from ..checks import InputError, check_real, shorten
+from ..checks import InputError, check_real, of_numpy, shorten
 from .losses import CrossEntropy
 from .task import Task
+from ..typed_json import array_of
 
 # %% ../../nbs/library/classify.ipynb #n07ae3a1
+def refuse_unknown(given, classes):
+    """InputError for a weight of a class that is none, by scikit-learn's rule.
+
+    Weights for more classes than there are, as in a fold of a cross-validation, are no mistake; a weight that went to
+    no class while a class got none is one.
+    """
+    unknown, lacking = [k for k in given if k not in classes], [c for c in classes if c not in given]
+    if not unknown or not lacking: return
+    key, names = unknown[0].item() if of_numpy(unknown[0]) else unknown[0], {str(c): c for c in classes}
+    hint = f"; write {names[str(key)]!r}, not {key!r}" if str(key) in names else ""
+    raise InputError(f"class_weight: {key!r} is no class of the training rows, whose classes are "
+                     f"{', '.join(repr(c) for c in classes[:10])}{hint}")
+
+def per_class(class_weight, classes):
+    "Weights by class, a mapping or a pandas Series, as a list in the order of `classes`; anything else as it is."
+    if hasattr(class_weight, "to_dict"): class_weight = class_weight.to_dict()
+    if not isinstance(class_weight, Mapping): return class_weight
+    refuse_unknown(class_weight, classes)
+    return [class_weight.get(c, 1.) for c in classes]
+
+# %% ../../nbs/library/classify.ipynb #n18201b0
 def class_weights(y, n_classes, class_weight):
     """Weight of each class in the loss.
 
@@ -33,14 +56,17 @@ def class_weights(y, n_classes, class_weight):
     InputError if it is none of these.
     """
     if class_weight is None: return None
-    if isinstance(class_weight, str):
-        if class_weight != "balanced":
-            raise InputError(f"class_weight={class_weight!r}: must be None, 'balanced' or one number per class")
+    if isinstance(class_weight, str) and class_weight == "balanced":
         return len(y) / (n_classes * torch.bincount(y, minlength=n_classes).clamp(min=1)).float()
-    weight = torch.tensor([float(w) for w in class_weight])
-    if len(weight) != n_classes or not bool((weight > 0).all()):
-        raise InputError(f"class_weight={class_weight!r}: {n_classes} positive numbers are needed, one per class")
-    return weight
+    form = f"class_weight={shorten(repr(class_weight))}"
+    if not isinstance(class_weight, (list, tuple, np.ndarray, torch.Tensor)):
+        raise InputError(f"{form}: must be None, 'balanced', one number per class, or a dict from class to number")
+    if len(class_weight) != n_classes:
+        raise InputError(f"{form}: {n_classes} positive numbers are needed, one per class")
+    weights = class_weight.tolist() if hasattr(class_weight, "tolist") else class_weight
+    low, high = torch.finfo(torch.float32).tiny, torch.finfo(torch.float32).max
+    for w in weights: check_real("class_weight", w, 0, ends="(]"); check_real("class_weight", w, low, high)
+    return torch.tensor([float(w) for w in weights])
 
 # %% ../../nbs/library/classify.ipynb #n2d55a43
 def refuse_missing(y, what):
@@ -48,22 +74,35 @@ def refuse_missing(y, what):
     missing = [v is None or v != v for v in y.tolist()]
     if any(missing): raise InputError(f"{what} label {missing.index(True)} is missing: label or drop the row")
 
+def refuse_as_class(y):
+    "InputError for labels that are measured rather than named, or that no file could keep."
+    if y.dtype.kind == "f":
+        odd = np.flatnonzero(y != np.floor(y))
+        if len(odd):
+            raise InputError(f"Unknown label type: continuous: training label {odd[0]} is {y[odd[0]]}; classes are text "
+                             "or whole numbers, and numbers to predict are for a regressor")
+    for row, label in enumerate(y.tolist() if y.dtype.kind in "UO" else ()):
+        try: label.encode()
+        except UnicodeEncodeError:
+            raise InputError(f"training label {row} is {label!r}: half a character, which no file can keep") from None
+
 def distinct(y):
     "The sorted labels of the training rows (n,), each once; InputError if one is missing or all are equal."
-    refuse_missing(y, "training")
-    check_classification_targets(y)
+    refuse_missing(y, "training"); refuse_as_class(y)
     classes = np.unique(y)
     if len(classes) < 2:
         raise InputError(f"only one class, {str(classes[0])!r}: a classifier needs at least two classes")
     return classes
 
 def class_numbers(classes, y, what):
-    "Places of the labels `y` in `classes`, (n,) int64; InputError naming a label that is not among them."
-    unseen = sorted(set(y.tolist()) - set(classes.tolist()), key=str)
+    "Places of the labels `y` in `classes`, (n,) int64; InputError naming a label that is missing or not among them."
+    refuse_missing(y, what)
+    place = {c: i for i, c in enumerate(classes.tolist())}
+    unseen = sorted(set(y.tolist()) - place.keys(), key=str)
     if unseen:
         raise InputError(f"{what} label {unseen[0]!r} was never seen in training, whose labels are "
                          f"{', '.join(map(str, classes[:10]))}")
-    return torch.from_numpy(np.searchsorted(classes, y).astype(np.int64))
+    return torch.tensor([place[label] for label in y.tolist()], dtype=torch.int64)
 
 # %% ../../nbs/library/classify.ipynb #n255f53c
 class Classify(Task):
@@ -71,7 +110,8 @@ class Classify(Task):
 
     Parameters
     ----------
-    class_weight : None, "balanced", one number per class, or a dict from class to number (others weigh 1)
+    class_weight : None, "balanced", one number per class, or a dict from class to number (others weigh 1) as in
+        scikit-learn; a dict that names no class of the training rows instead of one is refused
     smoothing : float in [0, 1), see `CrossEntropy`
 
     Attributes
@@ -84,8 +124,7 @@ class Classify(Task):
 
     def learn(self, y):
         self.classes = distinct(y)
-        targets, given = self.targets(y, "training"), self.class_weight
-        if isinstance(given, dict): given = [given.get(c, 1.) for c in self.classes.tolist()]     # scikit-learn's form
+        targets, given = self.targets(y, "training"), per_class(self.class_weight, self.classes.tolist())
         self.loss = CrossEntropy(class_weights(targets, self.n_out, given), self.smoothing)
         return targets
 
@@ -124,6 +163,8 @@ def probabilities(self: Classify, logits):
 @patch
 def told(self: Classify): return f"Classes: {', '.join(f'`{shorten(c, 40)}`' for c in self.classes)}."
 @patch
-def settings(self: Classify): return dict(classes=self.classes.tolist())
+def settings(self: Classify): return dict(classes=self.classes.tolist(), classes_dtype=self.classes.dtype.str)
 @patch
-def restore(self: Classify, settings): self.classes = np.asarray(settings["classes"])
+def restore(self: Classify, settings):
+    given = settings["classes"]
+    self.classes = given if isinstance(given, np.ndarray) else array_of(given, settings.get("classes_dtype"))

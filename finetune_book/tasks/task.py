@@ -7,8 +7,13 @@ __all__ = ['Task', 'one_each']
 
 # %% ../../nbs/library/task.ipynb #n2bbc1ba
 from abc import ABC, abstractmethod
+from datetime import date, time, timedelta
+from numbers import Number
 
+import numpy as np
 from fastcore.basics import patch
+
+from ..checks import InputError, shorten
 
 # %% ../../nbs/library/task.ipynb #n455c7be
 class Task(ABC):
@@ -76,12 +81,93 @@ def settings(self: Task):
 @patch
 def restore(self: Task, settings): "Put back what `settings` gave."
 
-# %% ../../nbs/library/task.ipynb #n5aa3a5d
+# %% ../../nbs/library/task.ipynb #n3974dc4
+MISSING, LISTS = "missing", (list, tuple, dict, set, frozenset)
+
+def kind_of(value):
+    "What a target is: \"missing\", \"text\", \"number\", or another word that is refused."
+    if isinstance(value, (date, time, timedelta)): return MISSING if value != value else "date"      # NaT is a date
+    if isinstance(value, LISTS) or getattr(value, "shape", ()): return "list"
+    try: missing = value is None or bool(value != value)
+    except TypeError: missing = True                                # pandas' NA answers neither yes nor no
+    if missing: return MISSING
+    if isinstance(value, str): return "text"
+    return "number" if isinstance(value, Number) and not isinstance(value, complex) else "other"
+
+def refuse_kind(value, kind, row):
+    "InputError for a target that no task can take."
+    if kind == "list":
+        raise InputError(f"target {row} is {shorten(repr(value))}: give one per example, shape (n,); "
+                         "several labels for an example are another task")
+    if kind == "date":
+        raise InputError(f"target {row} is a date, {shorten(value)}: "
+                         "write dates as text to make them classes, or as numbers to predict them")
+    if kind == "other":
+        raise InputError(f"target {row} is {shorten(repr(value))} of type {type(value).__name__}: "
+                         "must be text, a number, or True or False")
+
+def plain_target(value):
+    "A scalar of NumPy or torch as Python's own."
+    if type(value).__name__ in ("datetime64", "timedelta64"): return value.astype("datetime64[us]").item()
+    return value.item() if hasattr(value, "item") and not getattr(value, "shape", ()) else value
+
+# %% ../../nbs/library/task.ipynb #nae741ab
+def of_numbers(values):
+    "Numbers, some of them None or NaN, as an array; a missing one becomes NaN."
+    if any(kind_of(v) == MISSING for v in values):
+        return np.array([np.nan if kind_of(v) == MISSING else float(v) for v in values])
+    whole = all(isinstance(v, int) for v in values)
+    found = np.asarray(values if whole else [float(v) for v in values])
+    if whole and found.dtype.kind not in "biu": raise InputError("targets are whole numbers beyond 64 bits: give smaller ones, or text")
+    return found
+
+def settled(values):
+    "A list of targets as an array (n,) of the type that they have in common; text as objects where one is missing."
+    values = [plain_target(v) for v in values]
+    kinds = [kind_of(v) for v in values]
+    for row, kind in enumerate(kinds): refuse_kind(values[row], kind, row)
+    if "text" in kinds and "number" in kinds:
+        a, b = kinds.index("text"), kinds.index("number")
+        raise InputError(f"target {a} is the text {shorten(repr(values[a]))} and target {b} the number {values[b]!r}: "
+                         "write all of them alike")
+    if "number" in kinds: return of_numbers(values)
+    found = np.empty(len(values), dtype=object)
+    found[:] = [None if kind == MISSING else v for v, kind in zip(values, kinds)]
+    return found
+
+# %% ../../nbs/library/task.ipynb #nc994f41
+def refuse_shape(y):
+    "InputError for what is no column of targets."
+    if y is None: raise InputError("no targets: give one for each example")
+    if getattr(y, "ndim", 1) != 1: raise InputError(f"targets have shape {tuple(y.shape)}: give one per example, shape (n,)")
+    if isinstance(y, (str, bytes, *LISTS[2:])) or not hasattr(y, "__len__"):
+        raise InputError(f"targets are {shorten(repr(y), 40)}: give a list or an array, one per example, shape (n,)")
+
+def of_array_kind(y):
+    "A NumPy array of targets, checked by its type alone where that says enough; else None."
+    if np.ma.is_masked(y): raise InputError(f"target {np.flatnonzero(np.ma.getmaskarray(y))[0]} is masked, so missing: drop the row")
+    if y.dtype.kind in "biuU": return np.asarray(y)
+    if y.dtype.kind == "f": return np.asarray(y) if y.itemsize <= 8 else np.asarray(y, dtype=np.float64)
+    return None
+
+# %% ../../nbs/library/task.ipynb #nd4ca8d4
 def one_each(y, n):
-    "`y` as an array of shape (n,); InputError unless there is one target for each of `n` examples."
-    import numpy as np
-    from finetune_book.checks import InputError
-    y = np.asarray(y)
-    if y.ndim != 1: raise InputError(f"targets have shape {y.shape}: give one per example, shape (n,)")
+    """Targets as an array (n,) of text, numbers or booleans.
+
+    Text that comes as objects stays objects; a missing value is None in text, NaN in numbers, for the task to refuse.
+
+    Parameters
+    ----------
+    y : list, array or column of pandas; n : int, how many examples there are
+
+    Raises
+    ------
+    InputError unless there is one target for each example, of one kind.
+    """
+    refuse_shape(y)
     if len(y) != n: raise InputError(f"{n} examples and {len(y)} targets: their numbers must agree")
-    return y
+    found = of_array_kind(y) if isinstance(y, np.ndarray) else None
+    if found is not None: return found
+    found = settled(list(y))
+    as_text = isinstance(y, (list, tuple)) and all(isinstance(v, str) for v in found)
+    return np.asarray(list(found)) if as_text and n else found

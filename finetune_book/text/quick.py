@@ -18,7 +18,7 @@ from ..data.tables import carried, carried_names
 from ..data.packed import PACKED, WEIGHTS, read_json, unpack_state
 from ..data.hub import resolve_base
 from ..tasks.pretrained import check_class_names
-from ..saving import SETTINGS
+from ..saving import SETTINGS, read_settings, refuse_other_weights
 from ..tasks.heads import start_linear
 from .bert import ACTIVATIONS, BertConfig, BertModel
 from .tokens import check_texts, length_buckets, pad_batch
@@ -116,15 +116,10 @@ def read_tokenizer(folder, max_length):
     return tokenizer
 
 def read_saved(folder):
-    "(classes, max_length) of a saved TextClassifier; InputError if it is none."
-    if not (Path(folder) / SETTINGS).is_file():
-        raise InputError(f"{folder}: no {SETTINGS} in it; give a folder that TextClassifier.save wrote")
-    settings = read_json(Path(folder) / SETTINGS)
-    if (made := settings.get("estimator")) != "TextClassifier":
-        raise InputError(f"{folder}: was saved by {shorten(made)}, not TextClassifier")
-    try: return settings["classes"], int(settings["params"]["max_length"])
-    except (KeyError, TypeError, ValueError):
-        raise InputError(f"{folder}: its {SETTINGS} is not whole; save the model again") from None
+    "Settings of a saved TextClassifier, `classes` and params['max_length'] among them; InputError if it is none."
+    settings = read_settings(folder, "TextClassifier")
+    if "classes" in settings and isinstance(settings["params"].get("max_length"), int): return settings
+    raise InputError(f"{folder}: its {SETTINGS} is not whole; save the model again")
 
 # %% ../../nbs/library/quick.ipynb #na3a915c
 def source_folder(source, classes):
@@ -158,16 +153,17 @@ class QuickClassifier:
     InputError if there is no BERT classifier in the folder, or the arguments do not fit.
     """
     def __init__(self, source, classes=None, seed=0, max_length=None):
-        folder = source_folder(source, classes)
-        if classes is None: named, self.max_length = read_saved(folder)
-        else: named, self.max_length = check_class_names(len(classes), "classification", list(classes)), max_length
+        folder, saved = source_folder(source, classes), None
+        if classes is None: saved = read_saved(folder)
+        else: classes = np.asarray(check_class_names(len(classes), "classification", list(classes)))
         config, state = read_bert(folder)
-        if self.max_length is None: self.max_length = min(128, config.max_position_embeddings)
-        self.max_length = check_whole("max_length", self.max_length, 3, config.max_position_embeddings,
-                                      what="a whole number of tokens")
-        if classes is not None: seed = check_whole("seed", seed, 0, 2**63 - 1)
-        self.classes_, self.tokenizer_ = np.asarray(named), read_tokenizer(folder, self.max_length)
-        self.model_ = fill(QuickBert(config, len(named)), state, folder, None if classes is None else seed)
+        most = config.max_position_embeddings
+        if saved: refuse_other_weights(folder, saved); max_length = saved["params"]["max_length"]
+        if max_length is None: max_length = min(128, most)
+        self.max_length = check_whole("max_length", max_length, 3, most, what="a whole number of tokens")
+        self.classes_ = saved["classes"] if saved else classes
+        self.tokenizer_, net = read_tokenizer(folder, self.max_length), QuickBert(config, len(self.classes_))
+        self.model_ = fill(net, state, folder, None if saved else check_whole("seed", seed, 0, 2**63 - 1))
 
     @torch.inference_mode()
     def predict_proba(self, texts):

@@ -15,7 +15,7 @@ from ..checks import InputError
 from ..rows import Rows
 from ..tasks.heads import pooled_features
 from ..tasks.pretrained import quiet
-from .bases import load_text_base
+from .bases import load_text_base, read_text_model
 from .tokens import check_texts, length_buckets, pad_batch, token_report
 
 # %% ../../nbs/library/text_rows.ipynb #ne72da20
@@ -63,6 +63,7 @@ class TextRows(Rows):
     ----------
     tokenizer : transformers tokenizer of the base; report : dict of `token_report` over the training texts
     """
+    example = '["A text."]'
     def __init__(self, max_length=128): self.max_length = max_length
 
     @classmethod
@@ -95,4 +96,6 @@ class TextRows(Rows):
         self.tokenizer.model_max_length = self.max_length          # so that others cut where we cut
         self.tokenizer.save_pretrained(folder)
 
-    def read(self, folder, task): return self.open(folder, task, 0)
+    def read(self, folder, task):
+        self.model, self.tokenizer = read_text_model(folder, task.n_out, task=task.kind, labels=task.labels)
+        return self.model

@@ -9,6 +9,7 @@ __all__ = ['save_image_model', 'read_image_model', 'load_image_base', 'pooled_im
 import json
 import os
 import warnings
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +20,8 @@ from ..checks import InputError, check_whole, listed, shorten
 from ..data.tables import carried
 from ..data.packed import read_json
 from ..data.hub import resolve_base
-from ..tasks.pretrained import (check_class_names, check_model_type, open_model, quiet, refuse_foreign,
-                                            start_head)
+from ..tasks.pretrained import (check_class_names, check_model_type, open_model, open_whole, quiet,
+                                            refuse_foreign, start_head)
 from ..tasks.heads import head_of, seen_by_head, start_linear
 from .preprocessing import PREPROCESSOR, Preprocessing, check_size, read_preprocessing
 from .published import PUBLISHED, fetch_weights, published
@@ -79,37 +80,57 @@ def open_own(folder):
     return model.eval()
 
 # %% ../../nbs/library/vision_bases.ipynb #c045
-def open_hugging_face(folder, n_out, labels, seed):
-    "A transformers image classifier with `n_out` outputs, float32, from a checked folder."
+@contextmanager
+def opening_pictures(folder):
+    "For transformers to open an image classifier: quietly, no random numbers moved, complaints as an InputError."
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES as known
     kind = check_model_type(folder)
     if kind not in known: raise InputError(f"{folder}: a model of type {kind!r} does not classify pictures")
     try:
-        with quiet(), torch.random.fork_rng(devices=[]):
-            model, missing = open_model(folder, n_out, "classification", labels, "AutoModelForImageClassification")
-            missing = {n for n in missing if not n.endswith("num_batches_tracked")}
-            refuse_foreign(missing, model, folder)
-            head_of(model)
+        with quiet(), torch.random.fork_rng(devices=[]): yield
     except InputError: raise
     except Exception as e:
         raise InputError(f"{folder}: cannot be opened ({type(e).__name__}: {shorten(e, 120)})") from None
+
+AUTO = "AutoModelForImageClassification"
+
+def open_hugging_face(folder, n_out, labels, seed):
+    "A transformers image classifier with `n_out` outputs, float32, from a checked folder."
+    with opening_pictures(folder):
+        model, missing = open_model(folder, n_out, "classification", labels, AUTO)
+        missing = {n for n in missing if not n.endswith("num_batches_tracked")}
+        refuse_foreign(missing, model, folder)
+        head_of(model)
     return start_head(model, missing, int(seed)).eval()
+
+def whole_hugging_face(folder, labels):
+    "A transformers image classifier that was saved, all its weights as they are; `labels` of None are the folder's."
+    n_out = len(labels or read_json(folder / "config.json").get("id2label") or (0, 1))
+    with opening_pictures(folder): return open_whole(folder, n_out, "classification", labels, AUTO).eval()
 
 # %% ../../nbs/library/vision_bases.ipynb #c046
 def is_ours(folder): return read_json(Path(folder) / "config.json").get("model_type") == ResNetConfig.model_type
 
 # %% ../../nbs/library/vision_bases.ipynb #n93f882a
-def read_image_model(folder):
-    """(model, preprocessing) of a folder that `save_image_model` wrote, head and labels included.
+def read_image_model(folder, labels=None):
+    """(model, preprocessing) of a folder that `save_image_model` wrote, head and names of the classes included.
+
+    Parameters
+    ----------
+    folder : path
+    labels : list of other names for the classes, or None for those in the folder
 
     Raises
     ------
-    InputError if the folder is none, or its files do not belong together.
+    InputError if the folder is none, or its files do not belong together; no weight is ever started afresh.
     """
     folder = resolve_base(Path(folder))
-    if is_ours(folder): return open_own(folder), read_preprocessing(folder)
-    n_out = len(read_json(folder / "config.json").get("id2label") or (0, 1))
-    return open_hugging_face(folder, n_out, None, 0), read_preprocessing(folder)
+    if not is_ours(folder): return whole_hugging_face(folder, labels), read_preprocessing(folder)
+    model = open_own(folder)
+    if labels is None: return model, read_preprocessing(folder)
+    if len(labels) != model.config.num_labels:
+        raise InputError(f"{folder}: has {model.config.num_labels} outputs, and {len(labels)} names were given")
+    return name_classes(model, len(labels), labels), read_preprocessing(folder)
 
 # %% ../../nbs/library/vision_bases.ipynb #c050
 def new_head(model, n_out, labels, seed):

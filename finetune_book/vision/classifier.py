@@ -6,7 +6,6 @@
 __all__ = ['freeze_norms', 'ImageClassifier']
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #c002
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,7 @@ from ..adapt import Method, as_method
 from ..checks import InputError, check_choice, check_flag
 from ..data.picture_tables import read_picture_table
 from ..data.images import read_pictures
-from ..finetuner import Classifying, FineTuner, check_hyperparameters, store
+from ..finetuner import Classifying, FineTuner, pair_of, store
 from ..tasks.classify import Classify
 from .augment import Augment
 from .preprocessing import check_size
@@ -142,14 +141,9 @@ def check_settings(self: ImageClassifier):
     check_flag("freeze_norm", self.freeze_norm); check_flag("skip_bad", self.skip_bad)
     if self.size is not None: check_size(self.size)
     parse_augment(self.augment, self.size or 32)
-    check_hyperparameters(self.get_params(deep=False))
+    super(ImageClassifier, self).check_settings()
     if self.freeze_norm and self.tune is not None: NormsKept(as_method(self.tune))
 
-@patch
-def plain_params(self: ImageClassifier):
-    "The settings that decide the result, as JSON knows them."
-    own = {"augment": asdict(self.augment)} if isinstance(self.augment, Augment) else {}
-    return super(ImageClassifier, self).plain_params() | own
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #nb5879a2
 @patch
@@ -171,7 +165,7 @@ def fit(self: ImageClassifier, X, y=None, validation=None):
     self.check_settings()
     X, y, self.skipped_ = examples_of(X, y, self.skip_bad)
     if validation is not None:
-        pair = (validation, None) if isinstance(validation, (str, Path)) else validation
+        pair = (validation, None) if isinstance(validation, (str, Path)) else pair_of(validation)
         validation = examples_of(*pair, self.skip_bad)[:2]
     return super(ImageClassifier, self).fit(X, y, validation)
 

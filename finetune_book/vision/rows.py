@@ -8,6 +8,7 @@ __all__ = ['AUGMENTATIONS', 'PRECISIONS', 'parse_augment', 'knows_bfloat16', 'Im
 # %% ../../nbs/library/vision_rows.ipynb #nfc44568
 import warnings
 from contextlib import contextmanager, nullcontext
+from dataclasses import asdict
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from fastcore.basics import patch
 from ..checks import InputError, listed
 from ..data.images import as_batch, as_list, read_pictures
 from ..rows import Rows, repeatable
+from ..typed_json import savable
 from ..train.trainer import shuffled_batches
 from .augment import Augment, normalise
 from .recalibrate import batch_norms
@@ -54,6 +56,8 @@ def parse_augment(spec, size):
     crop = max(1, size // 8) if "crop" in words else 0
     return Augment(crop=crop, flip="flip" in words, color=asked("color", .3), mixup=asked("mixup", .2),
                    cutmix=asked("cutmix", 1.))
+
+savable("Augment", Augment, asdict, lambda fields: Augment(**fields))
 
 # %% ../../nbs/library/vision_rows.ipynb #nc294ece
 PRECISIONS = {"float32": None, "bfloat16": torch.bfloat16}
@@ -95,7 +99,7 @@ class ImageRows(Rows):
     ----------
     preprocessing : size, mean and standard deviation that the base wants
     """
-    rows_at_once = 128
+    rows_at_once, example = 128, "import numpy as np\nnp.zeros((1, 32, 32, 3), np.uint8)"
     def __init__(self, size=None, augment="crop", precision="float32"):
         self.size, self.augment, self.precision = size, augment, precision
         self.narrow = False                    # what `writes_past` says of the model
@@ -124,7 +128,11 @@ class ImageRows(Rows):
     def features(self, model, inputs): return pooled_image_features(model, **inputs)
     def write(self, folder, model): save_image_model(folder, model, self.preprocessing)
     def read(self, folder, task):
-        model, self.preprocessing = read_image_model(folder)
+        model, self.preprocessing = read_image_model(folder, task.labels)
+        if self.size not in (None, self.preprocessing.size):
+            raise InputError(f"{folder}: was trained on pictures of {self.size} pixels, and its preprocessor_config.json "
+                             f"says {self.preprocessing.size}; set it back")
+        self.base, self.n_out = folder, task.n_out
         return self.laid_out(model)
 
 # %% ../../nbs/library/vision_rows.ipynb #n73eb052

@@ -16,13 +16,13 @@ MOST_DEEP = 3      # classes of the book above each other
 # What may import what: each only what stands in a line above it. Modules of one line may import each other, as long as no circle closes.
 ORDER = """
 checks
-figures losses optim
+figures losses optim typed_json
 data
 judge
 train
 rows
 tasks
-adapt saving
+adapt saving cards
 finetuner
 text vision
 explain compress serve
