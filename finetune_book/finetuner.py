@@ -32,7 +32,7 @@ from .tasks.task import Task, one_each
 from .train.budget import PeakWatch, announce, free_mb
 from .train.callbacks import Checkpoint, EarlyStopping, KeepBest, ProgressBar
 from .train.forecast import Pass, Room, forecast_reading, forecast_training, solving_s
-from .train.solve import solve_head
+from .train.solve import folds, solve_head
 from .train.trainer import Callback, Trainer, enough_epochs, shuffled_batches
 from .typed_json import readable, savable, typed
 
@@ -244,6 +244,8 @@ class ThroughAll:
                                    looks=int(job.pace.solved))
         return job.with_solving(budget)
 
+    def pace(self): return self.job.pace.lr, self.job.pace.epochs
+
     def learn(self, trainer, meter, state):
         if self.job.pace.solved and state is None: solve(self.job, self.job.look(meter, self.job.train))
         trainer.fit(self.batches, self.fetch, self.job.pace.epochs, self.job.held and self.validate, resume=state)
@@ -266,6 +268,8 @@ class ThroughTable:
                                 held=job.pass_over(job.held), features=job.rows.features,
                                 batch_size=job.est.batch_size, room=job.room(), before=before, left=left)
 
+    def pace(self): return self.job.pace.lr, self.job.pace.epochs
+
     def learn(self, trainer, meter, state):
         self.table, held = self.job.look(meter, self.job.train), self.job.held
         self.held = held and self.job.look(meter, held)
@@ -275,6 +279,7 @@ class ThroughTable:
 class Solved(ThroughTable):
     "The body reads all rows once; the head goes straight to its best."
     def forecast(self, trainer, before, left): return self.job.with_solving(super().forecast(trainer, before, 0))
+    def pace(self): return None, 1                 # no steps, so no rate; each row is read once
 
     def learn(self, trainer, meter, state):
         job, head = self.job, self.module
@@ -393,6 +398,7 @@ class FineTuner(BaseEstimator):
     ----------
     model_, rows_, task_ : the fine-tuned model, and what reads its examples and its outputs
     history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
+    tried_ : where the method was left open and some were tried, their scores on rows held back, by word
     tune_, lr_, epochs_ : the method, the learning rate and the epochs that were used, given or decided here; for a head
         that was solved the rate is None
     n_train_, n_trainable_, n_parameters_ : int; budget_ : Budget, predicted and measured memory and time
@@ -417,7 +423,9 @@ def fit(self: FineTuner, X, y, validation=None):
     rows, task = self._rows(), self._task()
     # 1. Data: every example is looked at, every target becomes a number, before anything slow.
     X = rows.check(X)
-    targets = task.learn(one_each(y, len(X)))
+    y = one_each(y, len(X))
+    targets = task.learn(y)
+    if self.tune is None and len(rows.usual_methods) > 1: return self._try_each(rows.usual_methods, X, y, targets, validation)
     if validation is not None: X_va, y_va = checked_pair(rows, task, *pair_of(validation))
     # 2. Model: the base with the head that the task needs, and the examples as this base reads them.
     device = pick_device(self.device)
@@ -426,7 +434,7 @@ def fit(self: FineTuner, X, y, validation=None):
     train = Part(rows.prepare(X), targets)
     held = None if validation is None else Part(rows.prepare(X_va), y_va)
     # 3. Hyperparameters: what moves, how fast, and in which batches; what was left open is decided now.
-    method = self._method(rows, len(train), task.n_out)
+    method = self._method(rows)
     self.n_train_, self.n_parameters_ = len(train), sum(p.numel() for p in model.parameters())
     self.n_trainable_ = method.attach(model, self.seed)
     rows.allow(model, self.batch_size, method)
@@ -444,7 +452,52 @@ def fit(self: FineTuner, X, y, validation=None):
         way.learn(trainer, meter, state)
     # 5. Use: the model that answers and can be saved.
     task.finish(head_of(model))
-    return self._keep(job, trainer)
+    return self._keep(job, way, trainer)
+
+# %% ../nbs/library/finetuner.ipynb #nbefb86a
+def some_of(X, rows):
+    "The rows of a list or an array."
+    return [X[i] for i in rows] if isinstance(X, list) else X[rows]
+
+@patch
+def _twin(self: FineTuner, word, step):
+    "An estimator like this one that tunes by `word`, with a folder of its own for the state of its training."
+    params = self.get_params(deep=False) | dict(tune=word)
+    if self.checkpoint_dir: params["checkpoint_dir"] = Path(self.checkpoint_dir) / f"{step}-{word}"
+    return type(self)(**params)
+
+@patch
+def _take_over(self: FineTuner, twin):
+    "Be what a fitted twin is; returns self."
+    vars(self).update({name: value for name, value in vars(twin).items() if name.endswith("_")})
+    return self
+
+def third_held_back(targets, seed):
+    "(rows to learn from, rows held back); None where a class would be left without a row to learn from."
+    part, known = folds(targets, 3, seed), np.asarray(targets)
+    learn, judged = np.flatnonzero(part != 0), np.flatnonzero(part == 0)
+    classes = not targets.is_floating_point()
+    if len(targets) < 9 or classes and set(known[judged]) - set(known[learn]): return None
+    return learn, judged
+
+@patch
+def _fit_twin(self: FineTuner, word, step, X, y, validation=None):
+    return FineTuner.fit(self._twin(word, step), X, y, validation)
+
+@patch
+def _try_each(self: FineTuner, words, X, y, targets, validation):
+    "Fit by that method of `words` that answers best on rows held back, the first of equals; `tried_` has the scores."
+    parts, tried = third_held_back(targets, self.seed), {}
+    if validation is not None:
+        twins = {word: self._fit_twin(word, "try", X, y, validation) for word in words}
+        tried = {word: float(twin.score(*pair_of(validation))) for word, twin in twins.items()}
+    elif parts:
+        (X1, y1), (X2, y2) = ((some_of(X, rows), some_of(y, rows)) for rows in parts)
+        tried = {word: float(self._fit_twin(word, "try", X1, y1).score(X2, y2)) for word in words}
+    best = max(words, key=lambda word: tried.get(word, 0.))
+    self._take_over(twins[best] if validation is not None else self._fit_twin(best, "all", X, y))
+    self.tried_ = tried
+    return self
 
 # %% ../nbs/library/finetuner.ipynb #nfbc43b9
 def checked_pair(rows, task, X, y):
@@ -474,17 +527,17 @@ def plain_params(self: FineTuner):
     return {name: typed(value) for name, value in params.items() if name not in DECIDES_NOTHING}
 
 @patch
-def _method(self: FineTuner, rows, n, n_out):
-    "What moves, for `n` rows and `n_out` outputs; an estimator may wrap it."
-    return as_method(rows.usual_method(n, n_out) if self.tune is None else self.tune)
+def _method(self: FineTuner, rows):
+    "What moves; an estimator may wrap it."
+    return as_method(rows.usual_methods[0] if self.tune is None else self.tune)
 
 @patch
-def _keep(self: FineTuner, job, trainer):
+def _keep(self: FineTuner, job, way, trainer):
     "Keep what the training left."
     losses = [epoch.get("val_loss") for epoch in trainer.history_]
     self.best_epoch_ = len(losses) - 1 if None in losses else int(np.argmin(losses))
     self.history_, self.rows_, self.task_ = trainer.history_, job.rows, job.task
-    self.tune_, self.lr_, self.epochs_ = str(job.method), job.pace.lr, job.pace.epochs
+    self.tune_, (self.lr_, self.epochs_) = str(job.method), way.pace()
     self.model_ = job.method.merge(job.model).eval().requires_grad_(True)
     return self
 
@@ -509,12 +562,14 @@ def predict(self: FineTuner, X):
 
 # %% ../nbs/library/finetuner.ipynb #n0d6912b
 FITTED = ("history", "best_epoch", "n_train", "n_trainable")        # what `fit` found out, kept in a saved model
+DECIDED = ("tune", "lr", "epochs")                                  # the same, of settings that may be left open
 
 def card_of(est):
     "The model card of a fitted estimator."
     told = est.task_.told()
     kept = est.history_[est.best_epoch_] if est.history_ else {}
-    settings = {name: readable(value) for name, value in est.get_params(deep=False).items() if name not in DECIDES_NOTHING}
+    settings = est.get_params(deep=False) | {name: getattr(est, name + "_", None) for name in DECIDED}
+    settings = {name: readable(value) for name, value in settings.items() if name not in DECIDES_NOTHING}
     return model_card(type(est).__name__, est.base, est.task_.kind, told, est.n_train_, kept, settings,
                       est.rows_.example, transformers=hasattr(est.model_, "save_pretrained"))
 
@@ -534,7 +589,7 @@ def save(self: FineTuner, folder):
     NotFittedError before `fit`.
     """
     check_is_fitted(self, "model_")
-    kept = {name: getattr(self, name + "_") for name in FITTED}
+    kept = {name: getattr(self, name + "_") for name in (*FITTED, *DECIDED)}
     settings = dict(estimator=type(self).__name__, params=self.plain_params(), **kept) | self.task_.settings()
     def write(staging):
         self.rows_.write(staging, self.model_)
@@ -558,6 +613,7 @@ def load(cls: FineTuner, folder, device="auto", verbose=0):
     refuse_other_weights(folder, kept)
     est.model_ = model.to(pick_device(device)).eval()
     for name in FITTED: setattr(est, name + "_", kept[name])
+    for name in DECIDED: setattr(est, name + "_", kept.get(name, getattr(est, name)))      # older models did not say
     est.n_parameters_ = sum(p.numel() for p in model.parameters())
     return est
 

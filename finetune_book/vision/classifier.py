@@ -130,8 +130,8 @@ def _rows(self: ImageClassifier): return ImageRows(self.size, self.augment, self
 @patch
 def _task(self: ImageClassifier): return Classify(self.class_weight, self.label_smoothing)
 @patch
-def _method(self: ImageClassifier, rows, n, n_out):
-    method = super(ImageClassifier, self)._method(rows, n, n_out)
+def _method(self: ImageClassifier, rows):
+    method = super(ImageClassifier, self)._method(rows)
     return NormsKept(method) if self.freeze_norm else method
 
 @patch
