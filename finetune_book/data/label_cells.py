@@ -53,13 +53,14 @@ def split_cells(cells, labels_by=";", column="label"):
     return [cell_labels(cell, labels_by) for cell in cells]
 
 # %% ../../nbs/library/label_cells.ipynb #ndab21aa
-def label_strata(sets, least=3):
+def label_strata(sets, least=3, smallest=10):
     """A stratum for each row: its rarest label.
 
     Parameters
     ----------
     sets : n lists of labels
-    least : int, rows that a label needs, and a stratum
+    least : int, rows that a label needs
+    smallest : int, rows that a stratum of its own needs
 
     Returns
     -------
@@ -77,7 +78,7 @@ def label_strata(sets, least=3):
     rarest = [min(labels, key=lambda label: (counts[label], label)) if labels else None for labels in sets]
     size = Counter(label for label in rarest if label is not None)
     largest = max(size, key=size.get)
-    return np.array([label if size[label] >= least else largest for label in rarest])
+    return np.array([label if size[label] >= smallest else largest for label in rarest])
 
 # %% ../../nbs/library/label_cells.ipynb #n78fe510
 def with_sets(frame, labels_by, least=3):
