@@ -8,10 +8,21 @@ __all__ = ['ReportError', 'CellFailed', 'KernelDied', 'TimedOut', 'NotPublished'
 # %% ../../nbs/library/report_errors.ipynb #c121
 class ReportError(RuntimeError):
     "A report that did not finish. `exit_code` says how; `page` is the path of NAME.failed.html, or None."
-    exit_code, page = 3, None
+    exit_code, page, remedy = 3, None, "The traceback at the end of this page names the line; mend it and run again."
 
 class CellFailed(ReportError): "A cell raised an error, or ended the run early."; exit_code = 3
-class KernelDied(ReportError): "The kernel process is gone: killed, out of memory, or crashed."; exit_code = 4
-class TimedOut(ReportError): "A cell or the whole run took longer than allowed."; exit_code = 5
+class KernelDied(ReportError):
+    "The kernel process is gone: killed, out of memory, or crashed."
+    exit_code, remedy = 4, "If memory was short, give it less to do: fewer rows, smaller batches, a smaller base."
+class TimedOut(ReportError):
+    "A cell or the whole run took longer than allowed."
+    exit_code, remedy = 5, "Allow more time, or give it less to do: fewer rows, fewer epochs, a smaller base."
 class NotPublished(ReportError): "The disk refused the finished files, or another run holds the lock."; exit_code = 7
-class Interrupted(KeyboardInterrupt): "Stopped by a signal (Ctrl-C, TERM, HUP)."; exit_code, page = 6, None
+class Interrupted(KeyboardInterrupt):
+    "Stopped by a signal (Ctrl-C, TERM, HUP)."
+    exit_code, page, remedy = 6, None, "Run the same command again."
+
+# %% ../../nbs/library/report_errors.ipynb #n305697a
+def remedy_for(error):
+    "What a reader can do about the failure of a report, in a sentence."
+    return getattr(error, "remedy", "Change what the line above names, and run the same command again.")
