@@ -25,7 +25,7 @@ from .card import failed_html
 from .errors import Interrupted, NotPublished, ReportError, remedy_for
 from .ingredients import ingredients
 from .kernel import STATE, Watchdog, end_processes, run_cells, stoppable
-from .page import html_page
+from .page import carry_pictures, failed_page, html_page
 from .params import check_values, parameters_of
 from .progress import Progress
 from .record import MIME, json_text, make_record, run_table, signed
@@ -61,7 +61,9 @@ def write_whole(files):
 # %% ../../nbs/9_reports/91_publish.ipynb #c117
 def render_html(nb, out, notice=""):
     "Write `html_page` of a notebook (or of the notebook file at a path) to `out`, whole or not at all; its path."
-    nb = nb if hasattr(nb, "cells") else read_template(nb)
+    if not hasattr(nb, "cells"):
+        folder, nb = Path(nb).parent, read_template(nb)
+        carry_pictures(nb, folder)
     write_whole({Path(out): html_page(nb, notice)})
     return Path(out)
 
@@ -214,7 +216,7 @@ def publish_failure(folder, name, nb, error, **told):
     page = folder / f"{name}.failed.html"
     notice = failure_notice(name, error, (folder / f"{name}.html").exists(), **told)
     cells = nbformat.writes(tidy(nb))
-    try: write_whole({folder / f"{name}.failed.ipynb": cells, page: html_page(nb, notice)})
+    try: write_whole({folder / f"{name}.failed.ipynb": cells, page: failed_page(nb, notice)})
     except ReportError: return None
     return page
 
@@ -334,4 +336,7 @@ def run_report(template, values=None, out_dir="reports", name=None, cell_timeout
         deadline = total_timeout and time.monotonic() + total_timeout
         watch = Watchdog(token, deadline, seen.tick if sys.stderr.isatty() else seen.tell_budgets)
         job = Job(folder, name, nb, declared, before, seen, watch)
-        return run_and_publish(job, lambda env: run_cells(nb, private, seen, watch, cell_timeout, total_timeout, env))
+        def run(env):
+            try: run_cells(nb, private, seen, watch, cell_timeout, total_timeout, env)
+            finally: carry_pictures(nb, source.parent)
+        return run_and_publish(job, run)
