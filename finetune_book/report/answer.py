@@ -51,23 +51,26 @@ def standing(exam, said, runs, other):
 
 def best_of(exam, said, names): return max(names, key=lambda k: exam.sign * exam.score(said[k]))
 
-VERDICTS = {"better": "{last} {mine} is clearly better than {best} {theirs}, the best of the cheaper ways: {gain}",
-            "worse": "{best} {theirs} is better than {last} {mine}: use it. The difference is {gain}",
-            "no clear difference": "No clear difference between {last} {mine} and {best} {theirs}, which costs less: "
-                                   "{gain}"}
-BESIDE = {"better": "{floor} {its} is clearly beaten", "worse": "{floor} {its} is clearly better still",
-          "no clear difference": "nor is there a clear difference from {floor} {its}"}
+VERDICTS = {"better": "{last} beats {best} clearly", "worse": "{best} is better: use it, not {last}",
+            "no clear difference": "no clear difference between {last} and {best}, which costs less"}
+BESIDE = {"better": "; {floor} is clearly beaten", "worse": "; {floor} is clearly better, too",
+          "no clear difference": "; nor is there a clear difference from {floor}"}
 
 def judge(exam, said, runs):
-    "(standing, the verdict in a sentence) of the last rung among all; `runs` are the rungs' trainings."
+    """How the last rung stands among all.
+
+    Returns
+    -------
+    better, worse or no clear difference; the verdict in a sentence; what the last rung adds to the best of the others
+    and to the best floor, a dict of rung to words
+    """
     *others, last = said
     best, floor = best_of(exam, said, others), best_of(exam, said, others[:FLOORS])
-    where, gain = standing(exam, said, runs, best)
-    def number(rung): return f"{exam.score(said[rung]):.3f}"
-    told = VERDICTS[where].format(last=last, mine=number(last), best=best, theirs=number(best), gain=gain)
-    if best != floor:
-        told += "; " + BESIDE[standing(exam, said, runs, floor)[0]].format(floor=floor, its=number(floor))
-    return where, capital(told) + "."
+    stands = {rung: standing(exam, said, runs, rung) for rung in dict.fromkeys((best, floor))}
+    def told(rung): return f"{rung} ({exam.score(said[rung]):.3f})"
+    verdict = VERDICTS[stands[best][0]].format(last=told(last), best=told(best))
+    if best != floor: verdict += BESIDE[stands[floor][0]].format(floor=told(floor))
+    return stands[best][0], f"{capital(verdict)}.", {rung: gain for rung, (_, gain) in stands.items()}
 
 # %% ../../nbs/library/report_answer.ipynb #nc04f704
 ALWAYS = "leaks", "copies with different labels"    # any row of these counts; of other findings one in a hundred
@@ -76,7 +79,7 @@ def of_findings(found):
     "Of the audit: leaks first, then what concerns many rows."
     seen = [f for f in found.get("findings", ()) if f.rows and (f.name in ALWAYS or f.share >= .01)]
     seen.sort(key=lambda f: (f.name not in ALWAYS, -f.share))
-    return {f.name: f"{f.rows:,} of {f.of:,} rows ({f.share:.1%}); {f.advice}" for f in seen}
+    return {f.name: f"{f.rows:,} of {f.of:,} rows ({f.share:.1%}); {f.advice.partition(':')[0]}" for f in seen}
 
 def of_rows(found):
     "Of the test rows: few of them, or few of a class."
@@ -108,7 +111,7 @@ def of_confidence(found):
     if calibrated is None: return {}
     before, after = (calibrated.table.loc[k] for k in ("as trained", "after temperature"))
     lean = "too sure" if before.confidence > before.accuracy else "too shy"
-    mended = f"as trained it is {lean}, off by {before.ece:.2f}; divided by the temperature {calibrated.T:.2f} it holds"
+    mended = f"as trained it is {lean}, off by {before.ece:.2f}; after the temperature {calibrated.T:.2f} it holds"
     if is_off(after): return {"confidence": f"off by {after.ece:.2f} even after the temperature; do not read it as a chance"}
     return {"confidence": mended} if is_off(before) else {}
 
@@ -138,7 +141,7 @@ class Answer:
     """What a report says first.
 
     `score` and each of the `others` hold value, low, high and n; `also` further measures of the model; `stands` is
-    better, worse or no clear difference. Nothing in it depends on the clock.
+    better, worse or no clear difference; `gains` what the model adds to others, in words. Nothing in it depends on the clock.
     """
     question: str
     data: str
@@ -149,6 +152,7 @@ class Answer:
     others: dict
     stands: str
     verdict: str
+    gains: dict
     wary: dict
 
     @classmethod
@@ -161,12 +165,12 @@ class Answer:
         rungs : what `show_ladder` returned
         more : runs (each rung's trainings), classes, data (a sentence), wary (of `wary_of`)
         """
-        stands, verdict = judge(exam, said, more["runs"])
+        stood = judge(exam, said, more["runs"])
         *others, model = [scored(exam, rung) for _, rung in rungs.iterrows()]
         also = rungs.iloc[-1].drop([exam.measure, "low", "high", "n"]).to_dict()
         names = list(rungs.index)
         return cls(exam.asked(more["classes"]), more["data"], exam.measure, names[-1], model, also,
-                   dict(zip(names, others)), stands, verdict, more["wary"])
+                   dict(zip(names, others)), *stood, more["wary"])
 
 # %% ../../nbs/library/report_answer.ipynb #nfb3d250
 def scored(exam, rung):

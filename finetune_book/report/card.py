@@ -25,6 +25,7 @@ def score_html(answer):
             f"{quoted(answer['measure'])} of {quoted(answer['model'])} on {s['n']:,} test rows{quoted(also)}</p>")
 
 def others_told(answer): return " · ".join(f"{name} {told_score(s)}" for name, s in answer["others"].items())
+def gains_told(answer): return " · ".join(f"{gain} to {name}" for name, gain in answer["gains"].items())
 
 def wary_html(wary):
     told = [f"<li><strong>{quoted(capital(k))}</strong>: {quoted(v)}</li>" for k, v in wary.items()]
@@ -42,7 +43,7 @@ def answer_html(answer, source="", cost=""):
     """
     a = answer
     facts = {"Asked": quoted(a["question"]), "Data": quoted(": ".join(filter(None, [source, a["data"]]))),
-             "Beside it": quoted(others_told(a))}
+             "Beside it": quoted(others_told(a)), "It adds": quoted(gains_told(a))}
     price = f"<p class='cost'>{quoted(cost)}</p>" if cost else ""
     return (f"<section class='answer mathjax_ignore' aria-label='The answer'>"
             f"<p class='verdict'>{quoted(a['verdict'])}</p>{score_html(a)}{facts_html(facts)}{wary_html(a['wary'])}"
@@ -51,10 +52,12 @@ def answer_html(answer, source="", cost=""):
 # %% ../../nbs/library/report_card.ipynb #n199f5d7
 def short_html(answer):
     "The card of an answer in short, for a list of many: verdict, score, how many warnings."
-    n = len(answer["wary"])
-    told = f"<p>{n} reason{'s' if n > 1 else ''} to be wary: {quoted(', '.join(answer['wary']))}</p>" if n else ""
-    return (f"<section class='answer mathjax_ignore'><p class='verdict'>{quoted(answer['verdict'])}</p>"
-            f"{score_html(answer)}{told}</section>")
+    n, s = len(answer["wary"]), answer["score"]
+    told = f"; {n} reason{'s' if n > 1 else ''} to be wary: {', '.join(answer['wary'])}" if n else ""
+    return (f"<section class='answer mathjax_ignore' style='margin:.3rem 0;padding:.6rem 1rem'>"
+            f"<p class='verdict' style='font-size:1rem'>{quoted(answer['verdict'])}</p>"
+            f"<p><strong>{told_score(s)}</strong> {quoted(answer['measure'])} on {s['n']:,} test rows{quoted(told)}</p>"
+            "</section>")
 
 # %% ../../nbs/library/report_card.ipynb #n1cdbba9
 def answer_text(answer, source="", cost=""):
@@ -62,7 +65,8 @@ def answer_text(answer, source="", cost=""):
     a = answer
     data = ": ".join(filter(None, [source, a["data"]]))
     lines = [a["verdict"], f"{a['measure']} of {a['model']}: {told_score(a['score'])}", a["question"], data,
-             f"beside it: {others_told(a)}", *(f"wary: {k}: {v}" for k, v in a["wary"].items()), cost]
+             f"beside it: {others_told(a)}",
+             f"it adds: {gains_told(a)}", *(f"wary: {k}: {v}" for k, v in a["wary"].items()), cost]
     return "\n".join(filter(None, lines))
 
 # %% ../../nbs/library/report_card.ipynb #n9de95f1

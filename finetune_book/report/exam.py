@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Exam', 'show_rung', 'show_ladder', 'show_steps', 'show_intervals', 'show_calibration', 'show_abstention',
-           'show_classes', 'mistakes_of', 'judged']
+           'show_classes', 'mistakes_of', 'show_confusions', 'judged']
 
 # %% ../../nbs/library/report_exam.ipynb #nb87e65e
 from dataclasses import dataclass
@@ -95,9 +95,8 @@ def show_steps(exam, said):
     "What each rung adds to the one below, and the last to the second; the table."
     order = list(said)
     steps = exam.steps(said, [*zip(order, order[1:]), (order[1], order[-1])])
-    paired = "paired on the same rows, with 95% intervals over test rows"
-    show_table(steps.drop(columns="sentence"), caption=f"What each step adds to the {exam.measure}, {paired}")
-    bullets(steps.sentence)
+    caption = f"What each step adds to the {exam.measure}, paired on the same rows"
+    show_table(steps[["sentence"]].set_axis(["what it adds"], axis=1), caption=caption)
     return steps
 
 # %% ../../nbs/library/report_exam.ipynb #nb2ec2b9
@@ -156,13 +155,13 @@ def show_abstention(exam, proba, classes):
     return answers, gain
 
 # %% ../../nbs/library/report_exam.ipynb #n374dbe5
-def show_classes(exam, answers, classes):
-    "Precision, recall and F1 of each class and the confusions; the table of all classes."
+def show_classes(exam, answers, classes, confusions=True):
+    "Precision, recall and F1 of each class and, unless they stand elsewhere, the confusions; the table of all classes."
     per_class, many = precision_recall_f1(exam.truth, answers, classes=classes), len(classes) > 30
     shown = per_class.sort_values("f1", kind="stable").head(20) if many else per_class
     which = f", the 20 weakest of {len(per_class)} classes" if many else ""
     show_table(shown.round(3), caption=f"Precision, recall and F1 of the fine-tuned model{which}")
-    show_confusions(confusion_matrix(exam.truth, answers, classes=classes), classes)
+    if confusions: show_confusions(exam, answers, classes)
     return per_class
 
 def mistakes_of(exam, proba, classes, most=20):
@@ -172,8 +171,9 @@ def mistakes_of(exam, proba, classes, most=20):
     return table, f"{len(table)} of {wrong} mistakes on {len(exam.truth)} test rows"
 
 # %% ../../nbs/library/report_exam.ipynb #n7e904ea
-def show_confusions(cm, classes):
+def show_confusions(exam, answers, classes):
     "A confusion matrix as a figure, or its largest entries as a table where there are more than 30 classes."
+    cm = confusion_matrix(exam.truth, answers, classes=classes)
     if len(classes) > 30:
         most = top_confusions(cm, classes, 20)
         return show_table(most.round(3), caption="Classes most often taken for another", index=False)

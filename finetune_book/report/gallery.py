@@ -121,7 +121,7 @@ def report_row(folder, name, record, sharing):
     image = f'<img alt="{html.escape(thumb[1])}" src="{thumb[0]}">' if thumb else ""
     link = html.escape(quote(f"{name}.html"))
     return (f"<tbody><tr><th scope='row'><a href=\"{link}\">{quoted(record['title'])}</a><br>{quoted(name)}<br>"
-            f"{quoted(data)}</th><td>{told}</td><td>{image}</td></tr></tbody>")
+            f"{quoted(data)}</th><td>{told}</td><td style='width:17rem'>{image}</td></tr></tbody>")
 
 def reports_table(folder, records):
     "The reports of a folder as a table, one body for each, so that a script can move them."
