@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
 from .adapt import Method, as_method
@@ -28,7 +29,9 @@ from .optim import make_schedule
 from .rows import Rows
 from .saving import read_settings, refuse_other_weights, save_all
 from .tasks.heads import head_of
-from .tasks.task import Task, one_each
+from .tasks.labels import Labels, kind_of
+from .tasks.classify import Classify
+from .tasks.task import Task
 from .train.budget import PeakWatch, announce, free_mb
 from .train.callbacks import Checkpoint, EarlyStopping, KeepBest, ProgressBar
 from .train.forecast import Pass, Room, forecast_reading, forecast_training, solving_s
@@ -411,7 +414,7 @@ def fit(self: FineTuner, X, y, validation=None):
 
     Parameters
     ----------
-    X : n examples; y : (n,) targets
+    X : n examples; y : (n,) targets; for a classifier also n lists of labels, or an indicator matrix (n, L)
     validation : pair (examples, targets) or None; with it the epoch of lowest validation loss is kept, and training
         stops after `patience` epochs without a lower one
 
@@ -420,13 +423,14 @@ def fit(self: FineTuner, X, y, validation=None):
     InputError for settings, examples, targets or a base that cannot work.
     """
     self.check_settings()
-    rows, task = self._rows(), self._task()
+    rows, task = self._rows(), self._task(kind_of(y))
     # 1. Data: every example is looked at, every target becomes a number, before anything slow.
     X = rows.check(X)
-    y = one_each(y, len(X))
+    y = task.aligned(y, len(X))
     targets = task.learn(y)
+    if validation is None: task.unwatched()
+    else: X_va, y_va = checked_pair(rows, task, *pair_of(validation))
     if self.tune is None and len(rows.usual_methods) > 1: return self._try_each(rows.usual_methods, X, y, targets, validation)
-    if validation is not None: X_va, y_va = checked_pair(rows, task, *pair_of(validation))
     # 2. Model: the base with the head that the task needs, and the examples as this base reads them.
     device = pick_device(self.device)
     model = rows.open(self.base, task, self.seed)
@@ -450,14 +454,16 @@ def fit(self: FineTuner, X, y, validation=None):
         trainer.identity["rows read at once"] = self.budget_.eval_rows
         meter.start(self.budget_, device)
         way.learn(trainer, meter, state)
+        if held: task.settle(lambda: job.read(held), held.targets)
     # 5. Use: the model that answers and can be saved.
     task.finish(head_of(model))
     return self._keep(job, way, trainer)
 
 # %% ../nbs/library/finetuner.ipynb #nbefb86a
 def some_of(X, rows):
-    "The rows of a list or an array."
-    return [X[i] for i in rows] if isinstance(X, list) else X[rows]
+    "Some rows of a list, a table or an array."
+    if hasattr(X, "iloc"): return X.iloc[rows]
+    return [X[i] for i in rows] if isinstance(X, (list, tuple)) else X[rows]
 
 @patch
 def _twin(self: FineTuner, word, step):
@@ -503,7 +509,7 @@ def _try_each(self: FineTuner, words, X, y, targets, validation):
 def checked_pair(rows, task, X, y):
     "Validation examples and targets, checked: the targets by what `task` learned."
     X = rows.check(X)
-    return X, task.targets(one_each(y, len(X)), "validation")
+    return X, task.targets(task.aligned(y, len(X)), "validation")
 
 def pair_of(validation):
     "(examples, targets) of the argument `validation`; InputError if it is no such pair."
@@ -556,7 +562,8 @@ def outputs(self: FineTuner, X):
 
 @patch
 def predict(self: FineTuner, X):
-    "The answer for each example, (n,): a class, or a number in the units of the training targets."
+    """The answer for each example, (n,): a class, or a number in the units of the training targets; of several labels at
+    once, in the form of the training targets: n lists, or an indicator matrix (n, L)."""
     out = self.outputs(X)
     return self.task_.answers(out)
 
@@ -607,7 +614,7 @@ def load(cls: FineTuner, folder, device="auto", verbose=0):
     """
     kept = read_settings(folder, cls.__name__)
     est = cls(**kept["params"], device=device, verbose=verbose)
-    est.rows_, est.task_ = est._rows(), est._task()
+    est.rows_, est.task_ = est._rows(), est._task(kept.get("task"))
     est.task_.restore(kept)
     model = est.rows_.read(Path(folder).expanduser(), est.task_)
     refuse_other_weights(folder, kept)
@@ -617,17 +624,43 @@ def load(cls: FineTuner, folder, device="auto", verbose=0):
     est.n_parameters_ = sum(p.numel() for p in model.parameters())
     return est
 
+# %% ../nbs/library/finetuner.ipynb #n6fb8b3a
+def refuse_thresholds(thresholds, why):
+    "InputError unless thresholds are as they were."
+    if not isinstance(thresholds, float) or thresholds != .5:
+        raise InputError(f"thresholds={shorten(repr(thresholds), 60)}: belong to several labels at once; {why}")
+
 # %% ../nbs/library/finetuner.ipynb #n1a0fa4b
 class Classifying(ClassifierMixin):
-    "Classes and their probabilities; the mixin of estimators whose task is `Classify`."
+    """Classes and their probabilities; the mixin of estimators whose task is `Classify`, or `Labels` for sets of labels.
+
+    Of the settings it reads class_weight, label_smoothing and thresholds.
+    """
+    def _task(self, kind=None):
+        if kind == Labels.kind: return Labels(self.class_weight, self.label_smoothing, self.thresholds)
+        refuse_thresholds(self.thresholds, "one label for each example is the most probable class")
+        return Classify(self.class_weight, self.label_smoothing)
+
     @property
     def classes_(self):
-        "The classes in the order of the outputs, (c,)."
+        "The classes or labels in the order of the outputs, (c,)."
         if "task_" not in vars(self):
             raise AttributeError(f"{type(self).__name__} is not fitted: it has no classes_ yet")
         return self.task_.classes
 
+    @property
+    def thresholds_(self):
+        "Of several labels at once the threshold of each, (L,)."
+        limits = getattr(vars(self).get("task_"), "limits", None)
+        if limits is None: raise AttributeError("thresholds_ are there after a fit on several labels at once")
+        return limits
+
     def predict_proba(self, X):
-        "Probabilities, (n, c) float64, columns in the order of `classes_`."
+        "Probabilities, (n, c) float64, columns in the order of `classes_`; of several labels each by itself."
         out = self.outputs(X)
         return self.task_.probabilities(out)
+
+    def score(self, X, y, sample_weight=None):
+        "Accuracy; of several labels at once subset accuracy, the share of rows whose whole set is right."
+        said = self.predict(X)
+        return accuracy_score(*map(self.task_.comparable, (y, said)), sample_weight=sample_weight)

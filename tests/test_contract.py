@@ -15,6 +15,7 @@ from finetune_book import ImageClassifier, TextClassifier, TextRegressor
 from finetune_book.adapt import METHODS, as_method
 from finetune_book.adapt.freeze import weights_hash
 from finetune_book.tasks.classify import Classify
+from finetune_book.tasks.labels import Labels, kind_of
 from finetune_book.tasks.regress import Regress
 from finetune_book.text.rows import TextRows
 from finetune_book.train.trainer import Callback
@@ -27,6 +28,8 @@ CASES = {                                   # name → estimator, examples, targ
     "texts into classes": (TextClassifier, TEXTS, np.array(LABELS)),
     "texts to a number": (TextRegressor, TEXTS, NUMBERS),
     "pictures into classes": (ImageClassifier, X, Y),
+    "texts to several labels": (TextClassifier, TEXTS, [[label, "long"] if " " in text else [label] for text, label in zip(TEXTS, LABELS)]),
+    "pictures to several labels": (ImageClassifier, X, np.stack([Y == "lit", np.arange(12) % 3 == 0], 1).astype(int)),
 }
 EVERY = [pytest.param(case, tune, id=f"{case}, {tune}") for case in CASES for tune in WORDS]
 
@@ -48,7 +51,7 @@ def make(settings, request):
 
 def opened(est, case):
     "A model with a fresh head, the rows that read for it, and a batch of inputs."
-    rows, task = est._rows(), est._task()
+    rows, task = est._rows(), est._task(kind_of(CASES[case][2]))
     task.learn(CASES[case][2])
     model = rows.open(est.base, task, est.seed)
     prepared = rows.prepare(rows.check(CASES[case][1]))
@@ -185,7 +188,7 @@ def test_one_batch_can_be_learnt_by_heart(make, case, tune):
     "At one of two rates the loss on one batch falls below half of what it was."
     est, lows = make(case, tune), []
     for lr in (.1, .01):
-        rows, task = est._rows(), est._task()
+        rows, task = est._rows(), est._task(kind_of(CASES[case][2]))
         targets = task.learn(CASES[case][2])
         model, method = rows.open(est.base, task, 0), as_method(tune)
         method.attach(model, 0)
@@ -197,7 +200,7 @@ def test_one_batch_can_be_learnt_by_heart(make, case, tune):
 
 def test_tasks_and_rows_are_what_the_estimators_answer_with(make):
     assert {type(make(case, "full")._rows()) for case in CASES} == {TextRows, ImageRows}
-    assert {type(make(case, "full")._task()) for case in CASES} == {Classify, Regress}
+    assert {type(make(case, "full")._task(kind_of(y))) for case, (*_, y) in CASES.items()} == {Classify, Labels, Regress}
 
 
 def test_the_toy_stands_in_every_list_of_methods():

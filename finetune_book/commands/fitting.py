@@ -16,6 +16,11 @@ def hold_back(part, copies, share, seed):
     together = join_groups(copies(X, frame), frame.get("group"))
     return [take(part, rows) for rows in split_rows(frame["label"], together, (1 - share, share), seed)]
 
+# %% ../../nbs/library/commands_fitting.ipynb #n8f986a9
+def single_labels(frame):
+    "Every label of a frame by itself: of sets each member, else the labels."
+    return frame["labels"].explode().dropna() if "labels" in frame else frame["label"]
+
 # %% ../../nbs/library/commands_fitting.ipynb #c056
 def split_for_training(parts, copies, numeric, validation, seed):
     """What to train on, and what to watch or None; both are pairs (examples, frame).
@@ -36,7 +41,8 @@ def split_for_training(parts, copies, numeric, validation, seed):
     if train is None: raise InputError(f"there is nothing to train on: found only {', '.join(parts)}")
     if not numeric: check_table(train[1])
     if held is None and validation: train, held = hold_back(train, copies, validation, seed)
-    if held is not None and not numeric: check_labels_seen(train[1]["label"], held[1]["label"], "validation")
+    if held is not None and not numeric:
+        check_labels_seen(single_labels(train[1]), single_labels(held[1]), "validation")
     return train, held
 
 # %% ../../nbs/library/commands_fitting.ipynb #c057
@@ -81,8 +87,9 @@ def make_model(pictures, chosen):
 
 # %% ../../nbs/library/commands_fitting.ipynb #c059
 def labels_of(frame):
-    "The labels of a table as a NumPy array, (n,): floats, or text."
+    "The labels of a table: a NumPy array (n,) of floats or text, or n lists."
     import numpy as np
+    if "labels" in frame: return frame["labels"].tolist()
     return frame["label"].to_numpy() if frame["label"].dtype == np.float64 else frame["label"].to_numpy(str)
 
 # %% ../../nbs/library/commands_fitting.ipynb #13d496dc
@@ -100,17 +107,35 @@ def fit_model(model, rows, held, epochs=None):
     try: model.fit(X, labels_of(frame), validation=held and (held[0], labels_of(held[1])))
     except TrainingDiverged as e: raise InputError(f"training diverged: {e}") from None
 
+# %% ../../nbs/library/commands_fitting.ipynb #n11ab5a4
+def compare_classes(y, pred, train):
+    "What `judge` compares: name, metric, truth, answers, a constant answer for each row and its name."
+    import numpy as np
+    from finetune_book.judge.metrics import accuracy
+    constant = train["label"].mode().iloc[0]
+    return "accuracy", accuracy, y, pred, np.full(len(y), constant), repr(constant)
+
+def compare_numbers(y, pred, train):
+    "The same for numbers."
+    import numpy as np
+    from finetune_book.judge.metrics import mean_squared_error
+    return "mean squared error", mean_squared_error, y, pred, np.full(len(y), train["label"].mean()), "the mean"
+
+def compare_sets(y, pred, train):
+    "The same for sets of labels, as indicator matrices."
+    import numpy as np
+    from finetune_book.judge.label_sets import constant_set, indicator, label_f1
+    classes = np.array(sorted(set(single_labels(train))))
+    constant = constant_set(indicator(train["labels"], classes))
+    y, pred = indicator(y, classes), indicator(pred, classes)
+    return "micro F1", label_f1, y, pred, np.tile(constant, (len(y), 1)), "; ".join(classes[constant])
+
 # %% ../../nbs/library/commands_fitting.ipynb #c060
 def judge(model, held, train, numeric):
     "One line: the score on the rows held back, its interval and n, and the floor beside it."
-    import numpy as np
     from finetune_book.judge.bootstrap import bootstrap_interval
-    from finetune_book.judge.metrics import accuracy, mean_squared_error
-    y, pred, known = labels_of(held[1]), model.predict(held[0]), train[1]["label"]
-    if numeric:
-        metric, name, constant = mean_squared_error, "mean squared error", known.mean()
-        floor = f"always the mean: {metric(y, np.full(len(y), constant)):.3g}"
-    else:
-        metric, name, constant = accuracy, "accuracy", known.mode().iloc[0]
-        floor = f"always {constant!r}: {metric(y, np.full(len(y), constant)):.3f}"
-    return f"{name} on the rows held back: {bootstrap_interval(metric, y, pred)}; {floor}"
+    sets = "labels" in held[1]
+    found = compare_sets if sets else compare_numbers if numeric else compare_classes
+    name, metric, y, pred, constant, told = found(labels_of(held[1]), model.predict(held[0]), train[1])
+    score = bootstrap_interval(metric, y, pred)
+    return f"{name} on the rows held back: {score}; always {told}: {metric(y, constant):.3{'g' if numeric else 'f'}}"

@@ -61,12 +61,30 @@ def to_read(examples, data, pictures, column, skip_bad):
     found = pictures_in(data, column) if found is None else found
     return [found[row] for row in look_over(found, skip_bad)[1]]
 
+# %% ../../nbs/library/commands_predict.ipynb #ndd75818
+def set_predictions(model, probs, read, name, labels_by):
+    "`predictions` of a model that gives sets of labels."
+    import numpy as np
+    import pandas as pd
+    from finetune_book.checks import InputError
+    names = np.array([str(c) for c in model.classes_], dtype=object)
+    torn = [label for label in names if labels_by in label]
+    if torn: raise InputError(f"--labels-by {labels_by!r}: stands in the label {torn[0]!r}; choose another")
+    given = probs >= model.thresholds_
+    joined = [labels_by.join(names[row]) for row in given]
+    sure = [labels_by.join(f"{p:.6f}" for p in probs[i, row]) for i, row in enumerate(given)]
+    return pd.DataFrame({name: read, "prediction": joined, "probability": sure})
+
 # %% ../../nbs/library/commands_predict.ipynb #c071
-def predictions(model, read, name):
-    "A frame with the examples under `name`, their prediction and, for a classifier, the probability of that class."
+def predictions(model, read, name, labels_by=";"):
+    """A frame with the examples under `name`, their prediction and, but for a number, its probability.
+
+    Several labels stand in one cell, joined by `labels_by`, and their probabilities likewise.
+    """
     import pandas as pd
     if not hasattr(model, "predict_proba"): return pd.DataFrame({name: read, "prediction": model.predict(read)})
     probs = model.predict_proba(read)  # (n, c)
+    if hasattr(model, "thresholds_"): return set_predictions(model, probs, read, name, labels_by)
     best = model.classes_[probs.argmax(1)]
     return pd.DataFrame({name: read, "prediction": best, "probability": probs.max(1).round(6)})
 
@@ -77,6 +95,7 @@ Data = Annotated[str | None, typer.Option(help="A table to read instead, or a fo
 Text = Annotated[str | None, typer.Option(help="The table's column of text; text if not given.")]
 Paths = Annotated[str | None, typer.Option(help="The table's column of paths; path if not given.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Leave out pictures that cannot be read.")]
+LabelsBy = Annotated[str, typer.Option(help="What to put between labels where the model gives several.")]
 Out = Annotated[Path | None, out_option("CSV to write; stdout if not given.")]
 
 # %% ../../nbs/library/commands_predict.ipynb #c073
@@ -87,6 +106,7 @@ def predict(
     text: Text = None,
     path: Paths = None,
     skip_bad: SkipBad = False,
+    labels_by: LabelsBy = ";",
     out: Out = None,
 ):
     """Predict with a saved model; the answer is a CSV.
@@ -108,7 +128,7 @@ def predict(
     name = "path" if pictures else "text"
     read = to_read(examples, data, pictures, column=path or text or name, skip_bad=skip_bad)
     if out: prepare_folder(out.parent)
-    table = predictions(opened(model, kind, len(read)), read, name).to_csv(index=False, lineterminator="\n")
+    table = predictions(opened(model, kind, len(read)), read, name, labels_by).to_csv(index=False, lineterminator="\n")
     if out: write_whole({out: table})
     print(out or table, end="\n" if out else "")
     gc.freeze()             # the end of the program then need not look through all that torch has made for garbage

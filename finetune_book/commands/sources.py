@@ -73,7 +73,7 @@ def picture_parts(data, column, label, group):
     return {name: (list(X), frame) for name, (X, frame) in parts.items()}
 
 # %% ../../nbs/library/commands_sources.ipynb #n7484d83
-def read_parts(data, pictures, column, label, group=None, numeric=False):
+def read_parts(data, pictures, column, label, group=None, target_type=None, labels_by=None):
     """The labelled examples of `data`, in the parts it has.
 
     Parameters
@@ -82,16 +82,23 @@ def read_parts(data, pictures, column, label, group=None, numeric=False):
     pictures : bool, whether it holds pictures
     column, label : str, the columns of the texts or paths, and of the labels
     group : str or None, column of the unit that repeats; for pictures only in a table
-    numeric : bool, whether the labels of texts are numbers
+    target_type : of texts None for classes, "number" for numbers
+    labels_by : str or None, what stands between the labels of a cell that holds several
 
     Returns
     -------
-    dict of part ("train", "validation", "test" or "all") to a pair (examples, frame with label and, if given, group)
+    dict of part ("train", "validation", "test" or "all") to a pair (examples, frame with label and, if given, group);
+    with `labels_by` its column labels holds lists and label the strata of `with_sets`
     """
+    from finetune_book.data.label_cells import with_sets
     from finetune_book.data.tables import read_splits
-    if pictures: return picture_parts(data, column, label, group)
-    parts = read_splits(data, text=column, label=label, group=group, target_type="number" if numeric else None)
-    return {name: (list(frame["text"]), frame) for name, frame in parts.items()}
+    if labels_by is not None: target_type = "labels"
+    if pictures: parts = picture_parts(data, column, label, group)
+    else:
+        frames = read_splits(data, text=column, label=label, group=group, target_type=target_type)
+        parts = {name: (list(frame["text"]), frame) for name, frame in frames.items()}
+    if labels_by is None: return parts
+    return {name: (X, with_sets(frame, labels_by, least=1)) for name, (X, frame) in parts.items()}
 
 # %% ../../nbs/library/commands_sources.ipynb #c054
 def look_over(X, skip_bad):

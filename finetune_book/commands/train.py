@@ -24,6 +24,12 @@ def check_out(out):
     from finetune_book.saving import check_model_folder
     check_model_folder(out)
 
+def refuse_both(labels_by, regression):
+    "InputError where the label is said to be several labels and a number."
+    from finetune_book.checks import InputError
+    if labels_by is not None and regression:
+        raise InputError("--labels-by and --regression: the label is a set of labels or a number; give one of the two")
+
 # %% ../../nbs/library/commands_train.ipynb #nd8466be
 Data = Annotated[str, typer.Option("--data", help="A table (CSV, TSV, JSON lines, Parquet), a folder of tables, "
                                                   "a folder with one folder of pictures a class, or a carried set.")]
@@ -32,6 +38,8 @@ Paths = Annotated[str | None, typer.Option(help="Column of the pictures' paths; 
 Label = Annotated[str, typer.Option(help="Column of the label.")]
 Group = Annotated[str | None, typer.Option(help="Column of the unit that repeats (patient, author); "
                                                 "its rows stay together.")]
+LabelsBy = Annotated[str | None, typer.Option(help="What stands between the labels of a cell that holds several, "
+                                                   "such as ;")]
 Regression = Annotated[bool, typer.Option("--regression", help="Texts: the label is a number to predict.")]
 
 # %% ../../nbs/library/commands_train.ipynb #n127dee8
@@ -64,6 +72,7 @@ def train(
     path: Paths = None,
     label: Label = "label",
     group: Group = None,
+    labels_by: LabelsBy = None,
     regression: Regression = False,
     base: Base = None,
     tune: Tune = "full",
@@ -85,14 +94,17 @@ def train(
     \b
     finetune-book train --data notes.csv --text note --label diagnosis --out model/
     finetune-book train --data reviews.tsv --label stars --regression
+    finetune-book train --data notes.csv --label findings --labels-by ";"
     finetune-book train --data pictures/ --augment crop+flip --skip-bad --out model/
     finetune-book train --data scans.csv --path file --label finding --group patient
     """
+    refuse_both(labels_by, regression)
     pictures = holds_pictures(data, text, path)
     model = make_model(pictures, given(ctx.params, pictures))
     check_out(out)
     column = path or "path" if pictures else text or "text"
-    parts = read_parts(data, pictures, column, label, group=group, numeric=regression)
+    parts = read_parts(data, pictures, column, label, group=group, target_type="number" if regression else None,
+                       labels_by=labels_by)
     rows, held = parts_to_train(parts, pictures, regression, validation, seed=seed, skip_bad=skip_bad)
     fit_model(model, rows, held, epochs)
     model.save(out)

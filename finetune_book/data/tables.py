@@ -207,7 +207,8 @@ def as_number(value):
     except (TypeError, ValueError): return float("nan")
 
 def as_labels(values, name_of, column="label", target_type=None):
-    """Cells as class names (str) or, for target_type "number", as finite float64."""
+    """Cells as class names (str); for target_type "number" as finite float64, for "labels" as they are, empty or not."""
+    if target_type == "labels": return pd.Series(values, dtype=object)
     refuse_rows(values, is_missing, f"{name_of}: no label (column {column!r})", "label or drop these rows")
     if target_type == "number":
         odd = lambda v: not np.isfinite(as_number(v))
@@ -319,7 +320,7 @@ def read_table(source, text="text", label="label", group=None, target_type=None)
     source : str or Path of a .csv, .tsv, .jsonl, .json or .parquet file (the first three also with .gz), or of a folder
         (its train table); a carried name; or a DataFrame
     text, label, group : str, names of the columns; label=None reads no labels, group=None no groups
-    target_type : None for classes, "number" for a regression target
+    target_type : None for classes, "number" for a regression target, "labels" for cells of several labels, as they are
 
     Returns
     -------
@@ -330,7 +331,7 @@ def read_table(source, text="text", label="label", group=None, target_type=None)
     ------
     InputError, one line, for every input that cannot be used as it is.
     """
-    if target_type is not None: check_choice("target_type", target_type, ("class", "number"))
+    if target_type is not None: check_choice("target_type", target_type, ("class", "number", "labels"))
     asked = [c for c in (text, label, group) if c is not None]
     if len(set(asked)) < len(asked):
         raise InputError(f"columns {listed(asked)}: text, label and group must be different columns")

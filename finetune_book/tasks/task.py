@@ -21,10 +21,14 @@ class Task(ABC):
 
     Attributes
     ----------
-    kind : str, transformers' name for it: "classification" or "regression"
+    kind : str, a key of `tasks.pretrained.PROBLEMS`: "classification", "multilabel" or "regression"
     loss : callable, (outputs, targets) -> tensor of one number, a mean over rows; there after `learn`
     """
     kind, loss = None, None
+
+    def aligned(self, y, n):
+        "The targets as `learn` takes them; InputError unless there is one for each of `n` examples."
+        return one_each(y, n)
 
     @abstractmethod
     def learn(self, y):
@@ -64,6 +68,18 @@ class Task(ABC):
         "How good answers are, one number, larger is better."
 
 # %% ../../nbs/library/task.ipynb #n6c05bfc
+@patch
+def unwatched(self: Task): "Called before a training without validation rows; InputError if the task needs them."
+
+@patch
+def settle(self: Task, read, targets):
+    "Called once after training with validation targets; `read()` gives the outputs for them, (n, k) tensor."
+
+@patch
+def comparable(self: Task, y):
+    "Targets or answers in the form in which accuracy compares them."
+    return y
+
 @patch
 def finish(self: Task, head):
     "Called once after training with the head (a linear layer); may fold into it what only the task knew."

@@ -59,8 +59,8 @@ def load_text_base(base, n_out, task="classification", labels=None, seed=0):
     Parameters
     ----------
     base : str or Path; see `resolve_base`
-    n_out : int, classes (>= 2), or 1 for regression
-    task : "classification" or "regression"
+    n_out : int, classes (>= 2), labels (>= 1), or 1 for regression
+    task : "classification", "multilabel" or "regression"
     labels : list of n_out class names, kept in the model's config; None for none
     seed : int >= 0, decides the head's first weights; no global random state is read or moved
 

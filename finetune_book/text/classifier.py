@@ -9,8 +9,7 @@ __all__ = ['TextClassifier', 'TextRegressor']
 from sklearn.base import RegressorMixin
 
 from ..checks import InputError
-from ..finetuner import Classifying, FineTuner, store
-from ..tasks.classify import Classify
+from ..finetuner import Classifying, FineTuner, refuse_thresholds, store
 from ..tasks.regress import Regress
 from .rows import TextRows
 
@@ -20,7 +19,7 @@ class TextTuner(FineTuner):
     def __init__(self, base="book-bert", tune=None, epochs=None, lr=None, batch_size=16, max_length=128,
                  weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0.,
                  class_weight=None, clip_norm=1., seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50,
-                 memory_mb=None, callbacks=(), verbose=1):
+                 memory_mb=None, callbacks=(), verbose=1, thresholds=.5):
         store(self, locals())
 
     def __sklearn_tags__(self):
@@ -60,6 +59,8 @@ class TextClassifier(Classifying, TextTuner):
     schedule : "linear", "cosine", "step" or "constant"; warmup_frac : float, share of the steps spent warming up
     patience : int, epochs without a lower validation loss before stopping (only with `validation`)
     label_smoothing : float; class_weight : None, "balanced", one number per class, or a dict from class to number
+    thresholds : of several labels at once, from which probability a label is given: a number, one per label, a dict from
+        label to number, or "f1", for each label the one with the highest F1 on the validation rows
     clip_norm : float or None, largest gradient norm
     seed : int; the same seed on the same machine gives the same weights, bit for bit
     device : "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", …
@@ -70,24 +71,27 @@ class TextClassifier(Classifying, TextTuner):
     callbacks : sequence of `finetune_book.train.trainer.Callback`
     verbose : 0 is silent, 1 prints the budget and shows progress bars
 
+    Targets are one class for each text; or several labels at once, as lists of labels or as an indicator matrix (n, L),
+    and then `predict` answers in the same form, and `predict_proba` gives each label its own probability.
+
     Attributes
     ----------
-    classes_ : (c,) array; history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
+    classes_ : (c,) array; thresholds_ : (L,) array, of several labels at once; history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
     model_, tokenizer_ : the Hugging Face model and tokenizer; token_report_ : dict of `token_report`
     n_train_, n_trainable_, n_parameters_ : int; budget_ : `finetune_book.train.budget.Budget`, predicted and measured
         memory and time
 
     Source: Devlin et al. (2019) for BERT; Howard and Ruder (2018) for gradual unfreezing and layer-wise rates.
     """
-    def _task(self): return Classify(self.class_weight, self.label_smoothing)
 
 # %% ../../nbs/5_training/54_text_classifier.ipynb #nb0be21a
 class TextRegressor(RegressorMixin, TextTuner):
     """Fine-tune a pretrained text model to predict a number; a scikit-learn regressor trained on the squared error.
 
     Parameters and attributes are those of `TextClassifier`, without classes; `label_smoothing` and `class_weight` must
-    keep their defaults. Targets and predictions are in the same units.
+    keep their defaults, as must `thresholds`. Targets and predictions are in the same units.
     """
-    def _task(self):
+    def _task(self, kind=None):
+        refuse_thresholds(self.thresholds, "a regressor answers with a number")
         if not self.label_smoothing and self.class_weight is None: return Regress()
         raise InputError("label_smoothing and class_weight belong to classes; a regressor has none")

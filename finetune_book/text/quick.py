@@ -118,6 +118,7 @@ def read_tokenizer(folder, max_length):
 def read_saved(folder):
     "Settings of a saved TextClassifier, `classes` and params['max_length'] among them; InputError if it is none."
     settings = read_settings(folder, "TextClassifier")
+    if settings.get("task"): raise InputError(f"{folder}: gives several labels at once; open it with TextClassifier.load")
     if "classes" in settings and isinstance(settings["params"].get("max_length"), int): return settings
     raise InputError(f"{folder}: its {SETTINGS} is not whole; save the model again")
 

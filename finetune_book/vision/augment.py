@@ -199,8 +199,13 @@ def draw_shares(n, alpha, g):
     return torch.from_numpy(np.random.default_rng(seed).beta(alpha, alpha, n))
 
 # %% ../../nbs/6_adapting/66_vision_augment.ipynb #c065
+def are_shares(yb):
+    "Whether targets are numbers for each class already: several labels at once."
+    return isinstance(yb, torch.Tensor) and yb.ndim == 2 and yb.is_floating_point()
+
 def check_class_numbers(xb, yb, n_classes):
-    "Refuse labels that are not int64 (n,) in 0 … n_classes - 1: only those can be mixed."
+    "Refuse labels that are not int64 (n,) in 0 … n_classes - 1, or shares (n, n_classes): only those can be mixed."
+    if are_shares(yb) and yb.shape == (len(xb), n_classes): return
     check_whole("n_classes", n_classes, 2)
     what = f"{yb.dtype} {tuple(yb.shape)}" if isinstance(yb, torch.Tensor) else type(yb).__name__
     if not isinstance(yb, torch.Tensor) or yb.shape != (len(xb),) or yb.dtype != torch.int64:
@@ -217,7 +222,7 @@ def mix_at(xb, yb, n_classes, partner, weights):
     Parameters
     ----------
     xb : (n, c, h, w) float tensor
-    yb : (n,) int64 class numbers
+    yb : (n,) int64 class numbers, or (n, n_classes) float shares
     n_classes : int
     partner : (n,) int64, row of the other picture
     weights : (n, 1, h, w) or (n, 1, 1, 1) float64 in [0, 1], the share of the own picture at each pixel
@@ -227,7 +232,8 @@ def mix_at(xb, yb, n_classes, partner, weights):
     (pictures like xb, (n, n_classes) float32 soft targets)
     """
     partner, weights = partner.to(xb.device), weights.to(xb.device)
-    own, share = F.one_hot(yb, n_classes).to(xb.device, torch.float64), weights.mean((1, 2, 3))[:, None]
+    own = (yb if are_shares(yb) else F.one_hot(yb, n_classes)).to(xb.device, torch.float64)
+    share = weights.mean((1, 2, 3))[:, None]
     return torch.lerp(xb[partner], xb, weights.to(xb.dtype)), (share * own + (1 - share) * own[partner]).float()
 
 # %% ../../nbs/6_adapting/66_vision_augment.ipynb #c067

@@ -20,8 +20,8 @@ from ..checks import InputError, check_whole, listed, shorten
 from ..data.tables import carried
 from ..data.packed import read_json
 from ..data.hub import resolve_base
-from ..tasks.pretrained import (check_class_names, check_model_type, open_model, open_whole, quiet,
-                                            refuse_foreign, start_head)
+from ..tasks.pretrained import (check_class_names, check_model_type, name_problem, open_model, open_whole,
+                                            quiet, refuse_foreign, start_head)
 from ..tasks.heads import head_of, seen_by_head, start_linear
 from .preprocessing import PREPROCESSOR, Preprocessing, check_size, read_preprocessing
 from .published import PUBLISHED, fetch_weights, published
@@ -214,18 +214,19 @@ def resized(model, prep, size):
     return prep
 
 # %% ../../nbs/library/vision_bases.ipynb #n5838914
-def load_image_base(base, n_out, labels=None, seed=0, size=None):
-    """A picture model with `n_out` classes, and what a picture must go through before it.
+def load_image_base(base, n_out, labels=None, seed=0, size=None, task="classification"):
+    """A picture model with `n_out` outputs, and what a picture must go through before it.
 
     Parameters
     ----------
     base : "scratch"; a carried name ("book-resnet"); "torchvision/resnet18" … "torchvision/resnet152", with "@WEIGHTS"
         or the default; a weights file (.safetensors, .pth, .pt) of a ResNet with torchvision's names; a folder, ours or
         Hugging Face's; a Hugging Face id
-    n_out : int >= 2, classes
+    n_out : int, classes (>= 2), labels (>= 1), or 1 for regression
     labels : list of n_out names, kept in the model's config; None for none
     seed : int >= 0, decides fresh weights; no global random state is read or moved
     size : int, side of the pictures in pixels; None for the base's own
+    task : "classification", "multilabel" or "regression"
 
     Returns
     -------
@@ -241,10 +242,10 @@ def load_image_base(base, n_out, labels=None, seed=0, size=None):
     -----
     UserWarning if a weights file brought no head that fits, or more than a ResNet; the sentence is in `model.note`.
     """
-    labels, seed = check_class_names(n_out, "classification", labels), check_whole("seed", seed, 0, 2**63 - 1)
+    labels, seed = check_class_names(n_out, task, labels), check_whole("seed", seed, 0, 2**63 - 1)
     if size is not None: size = check_size(size)
     with torch.random.fork_rng(devices=[]): model, prep = open_any(base, int(n_out), labels, seed)
-    model = model.float().eval()
+    model = name_problem(model, task).float().eval()
     return model, prep if size in (None, prep.size) else resized(model, prep, size)
 
 # %% ../../nbs/library/vision_bases.ipynb #c063

@@ -11,12 +11,13 @@ from pathlib import Path
 import numpy as np
 from fastcore.basics import patch
 
+from sklearn.utils import _safe_indexing
+
 from ..adapt import Method, as_method
 from ..checks import InputError, check_choice, check_flag
 from ..data.picture_tables import read_picture_table
 from ..data.images import read_pictures
 from ..finetuner import Classifying, FineTuner, pair_of, store
-from ..tasks.classify import Classify
 from .augment import Augment
 from .preprocessing import check_size
 from .recalibrate import batch_norms
@@ -73,7 +74,7 @@ def readable(X, y):
     "The pictures that can be read, their labels, and a list of (row, reason) of the others."
     _, kept, bad = read_pictures(X, 4, skip_bad=True)
     if len(y) != len(X): raise InputError(f"{len(X)} pictures and {len(y)} labels: their numbers must agree")
-    return [X[i] for i in kept], np.asarray(y)[kept], bad
+    return [X[i] for i in kept], _safe_indexing(y, kept), bad
 
 def examples_of(X, y, skip_bad):
     "Pictures, labels and what was left out, of anything that `fit` takes."
@@ -102,7 +103,7 @@ class ImageClassifier(Classifying, FineTuner):
         warns)
     skip_bad : bool, leave out training pictures that cannot be read (`skipped_` lists them) instead of refusing
     weight_decay, layer_decay, schedule, warmup_frac, patience, label_smoothing, class_weight, clip_norm, seed, device,
-    checkpoint_dir, checkpoint_every, callbacks, verbose : as for `TextClassifier`
+    checkpoint_dir, checkpoint_every, callbacks, verbose, thresholds : as for `TextClassifier`
     memory_mb : the same; but a batch that a BatchNorm learns from cannot go in pieces, and is refused if it needs more
 
     Pictures are a list of n paths, Pillow images or arrays; a uint8 array (n, h, w, 3) or (n, h, w); in `fit` and
@@ -121,14 +122,12 @@ class ImageClassifier(Classifying, FineTuner):
                  freeze_norm=False, precision="float32", skip_bad=False, weight_decay=.01, layer_decay=1.,
                  schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0., class_weight=None, clip_norm=1.,
                  seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50, memory_mb=None, callbacks=(),
-                 verbose=1):
+                 verbose=1, thresholds=.5):
         store(self, locals())
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #nfe4db49
 @patch
 def _rows(self: ImageClassifier): return ImageRows(self.size, self.augment, self.precision)
-@patch
-def _task(self: ImageClassifier): return Classify(self.class_weight, self.label_smoothing)
 @patch
 def _method(self: ImageClassifier, rows):
     method = super(ImageClassifier, self)._method(rows)
@@ -143,7 +142,6 @@ def check_settings(self: ImageClassifier):
     parse_augment(self.augment, self.size or 32)
     super(ImageClassifier, self).check_settings()
     if self.freeze_norm and self.tune is not None: NormsKept(as_method(self.tune))
-
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #nb5879a2
 @patch
@@ -171,7 +169,7 @@ def fit(self: ImageClassifier, X, y=None, validation=None):
 
 @patch
 def score(self: ImageClassifier, X, y=None, sample_weight=None):
-    "Accuracy on n pictures and (n,) labels, or on a folder or CSV that brings its labels."
+    "`TextClassifier`'s score on n pictures and their labels, or on a folder or CSV that brings its labels."
     return super(ImageClassifier, self).score(*pictures_and_labels(X, y), sample_weight)
 
 @patch

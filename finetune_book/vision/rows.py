@@ -17,6 +17,7 @@ from fastcore.basics import patch
 from ..checks import InputError, listed
 from ..data.images import as_batch, as_list, read_pictures
 from ..rows import Rows, repeatable
+from ..tasks.pretrained import name_problem
 from ..typed_json import savable
 from ..train.trainer import shuffled_batches
 from .augment import Augment, normalise
@@ -114,7 +115,8 @@ class ImageRows(Rows):
         return as_batch(X) if isinstance(X, np.ndarray) and X.dtype.kind not in "OUS" else as_list(X)
 
     def open(self, base, task, seed):
-        model, self.preprocessing = load_image_base(base, task.n_out, labels=task.labels, seed=seed, size=self.size)
+        model, self.preprocessing = load_image_base(base, task.n_out, labels=task.labels, seed=seed, size=self.size,
+                                                    task=task.kind)
         self.base, self.n_out = base, task.n_out
         return self.laid_out(model)
 
@@ -136,7 +138,7 @@ class ImageRows(Rows):
             raise InputError(f"{folder}: was trained on pictures of {self.size} pixels, and its preprocessor_config.json "
                              f"says {self.preprocessing.size}; set it back")
         self.base, self.n_out = folder, task.n_out
-        return self.laid_out(model)
+        return self.laid_out(name_problem(model, task.kind))
 
 # %% ../../nbs/library/vision_rows.ipynb #n73eb052
 @patch
