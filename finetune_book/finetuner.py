@@ -430,7 +430,8 @@ def fit(self: FineTuner, X, y, validation=None):
     targets = task.learn(y)
     if validation is None: task.unwatched()
     else: X_va, y_va = checked_pair(rows, task, *pair_of(validation))
-    if self.tune is None and len(rows.usual_methods) > 1: return self._try_each(rows.usual_methods, X, y, targets, validation)
+    words = rows.usual_methods(len(X)) if self.tune is None else ()
+    if len(words) > 1: return self._try_each(words, X, y, targets, validation)
     # 2. Model: the base with the head that the task needs, and the examples as this base reads them.
     device = pick_device(self.device)
     model = rows.open(self.base, task, self.seed)
@@ -438,7 +439,7 @@ def fit(self: FineTuner, X, y, validation=None):
     train = Part(rows.prepare(X), targets)
     held = None if validation is None else Part(rows.prepare(X_va), y_va)
     # 3. Hyperparameters: what moves, how fast, and in which batches; what was left open is decided now.
-    method = self._method(rows)
+    method = self._method(words)
     self.n_train_, self.n_parameters_ = len(train), sum(p.numel() for p in model.parameters())
     self.n_trainable_ = method.attach(model, self.seed)
     rows.allow(model, self.batch_size, method)
@@ -533,9 +534,9 @@ def plain_params(self: FineTuner):
     return {name: typed(value) for name, value in params.items() if name not in DECIDES_NOTHING}
 
 @patch
-def _method(self: FineTuner, rows):
-    "What moves; an estimator may wrap it."
-    return as_method(rows.usual_methods[0] if self.tune is None else self.tune)
+def _method(self: FineTuner, usual=()):
+    "What moves: what `tune` says, or the first of the `usual` words; an estimator may wrap it."
+    return as_method(usual[0] if self.tune is None else self.tune)
 
 @patch
 def _keep(self: FineTuner, job, way, trainer):

@@ -29,18 +29,20 @@ class Rows(ABC):
     Attributes
     ----------
     rows_at_once : int, rows in a batch where nothing is learned
-    usual_methods : tuple of words; where no method is given it is this one, or the best of these on rows held back
     steps, least_epochs, most_epochs : int; where no epochs are given, as many as make `steps`, within these ends
     example : str, lines of Python for the model card, the last an expression that gives one example in a list
     """
     rows_at_once, example = 64, "[]"
-    usual_methods = ("full",)
     steps, least_epochs, most_epochs = 100, 2, 50
 
     @classmethod
     @abstractmethod
     def rates_for(cls, base):
         "dict(head, body) of float: rates that suit a new head, and the base called `base` (None: the carried)."
+
+    def usual_methods(self, n):
+        "Where no method is given for `n` rows: words; the first, or the best of them on rows held back."
+        return ("full",)
 
     @abstractmethod
     def check(self, X):

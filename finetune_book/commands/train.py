@@ -43,14 +43,13 @@ LabelsBy = Annotated[str | None, typer.Option(help="What stands between the labe
 Regression = Annotated[bool, typer.Option("--regression", help="Texts: the label is a number to predict.")]
 
 # %% ../../nbs/library/commands_train.ipynb #n127dee8
-TUNE_HELP = f"{tune_help()}."
-RATE_HELP = ("Learning rate; if not given 3e-4 for texts with the carried base, 5e-5 with another, 1e-3 for pictures; "
-             "with --tune head 1e-2, pictures 3e-2.")
+TUNE_HELP = f"{tune_help()}; if not given full for texts, and for pictures head or full, whichever does better."
+RATE_HELP = "Learning rate; if not given what suits base and method, and the head begins at its best."
 Base = Annotated[str | None, typer.Option(help="Hugging Face id, folder; pictures: torchvision/resnet18, weights file, "
                                                "scratch; else the carried one.")]
-Tune = Annotated[str, typer.Option(help=TUNE_HELP)]
+Tune = Annotated[str | None, typer.Option(help=TUNE_HELP)]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the data; "
-                                                 "if not given 5, or more where the rows are few.")]
+                                                 "if not given as many as few rows need.")]
 Rate = Annotated[float | None, typer.Option(help=RATE_HELP)]
 BatchSize = Annotated[int | None, typer.Option(help="Examples a step; 16 texts or 32 pictures if not given.")]
 Validation = Annotated[float, typer.Option(help="Share of rows held back to watch the training.")]
@@ -75,7 +74,7 @@ def train(
     labels_by: LabelsBy = None,
     regression: Regression = False,
     base: Base = None,
-    tune: Tune = "full",
+    tune: Tune = None,
     epochs: Epochs = None,
     lr: Rate = None,
     batch_size: BatchSize = None,
@@ -106,7 +105,7 @@ def train(
     parts = read_parts(data, pictures, column, label, group=group, target_type="number" if regression else None,
                        labels_by=labels_by)
     rows, held = parts_to_train(parts, pictures, regression, validation, seed=seed, skip_bad=skip_bad)
-    fit_model(model, rows, held, epochs)
+    fit_model(model, rows, held)
     model.save(out)
     if held: print(judge(model, held, rows, regression), file=sys.stderr)
     print(out)

@@ -129,8 +129,8 @@ class ImageClassifier(Classifying, FineTuner):
 @patch
 def _rows(self: ImageClassifier): return ImageRows(self.size, self.augment, self.precision)
 @patch
-def _method(self: ImageClassifier, rows):
-    method = super(ImageClassifier, self)._method(rows)
+def _method(self: ImageClassifier, usual=()):
+    method = super(ImageClassifier, self)._method(usual)
     return NormsKept(method) if self.freeze_norm else method
 
 @patch

@@ -100,7 +100,7 @@ class ImageRows(Rows):
     ----------
     preprocessing : size, mean and standard deviation that the base wants
     """
-    usual_methods, steps, least_epochs, most_epochs = ("head", "full"), 400, 5, 60
+    steps, least_epochs, most_epochs = 400, 5, 60
     rows_at_once, example = 128, "import numpy as np\nnp.zeros((1, 32, 32, 3), np.uint8)"
     def __init__(self, size=None, augment="crop", precision="float32"):
         self.size, self.augment, self.precision = size, augment, precision
@@ -110,6 +110,10 @@ class ImageRows(Rows):
     def rates_for(cls, base):
         "The carried base and one that begins from nothing are small; larger ones want a lower rate."
         return dict(head=3e-2, body=3e-3 if base in (None, "book-resnet", "scratch") else 1e-3)
+
+    def usual_methods(self, n):
+        "What the body sees may be all that is needed, or useless: that depends on the pictures, so it is tried."
+        return ("head", "full")
 
     def check(self, X):
         return as_batch(X) if isinstance(X, np.ndarray) and X.dtype.kind not in "OUS" else as_list(X)

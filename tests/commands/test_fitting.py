@@ -10,8 +10,8 @@ from PIL import Image
 
 import finetune_book
 from finetune_book.checks import InputError
-from finetune_book.commands.fitting import (fit_model, judge, labels_of, make_model, parts_to_train, split_for_training,
-                                            usual_rate)
+from finetune_book.commands.fitting import (fit_model, judge, labels_of, make_model, parts_to_train,
+                                            split_for_training)
 from finetune_book.train.trainer import TrainingDiverged
 
 COMMANDS = Path(finetune_book.__file__).parent / "commands"
@@ -89,15 +89,10 @@ def test_bad_pictures_are_out_before_the_split(tmp_path):
     assert len(train[0]) + len(held[0]) == 11 and str(paths[3]) not in train[0] + held[0]
 
 
-@pytest.mark.parametrize("pictures, base, tune, rate", [
-    (False, None, "full", 3e-4), (False, "book-bert", "top-1", 3e-4), (False, "bert-base-cased", "full", 5e-5),
-    (False, "bert-base-cased", "head", 1e-2), (True, None, "head", 3e-2), (True, "book-resnet", "full", 1e-3)])
-def test_the_usual_rate(pictures, base, tune, rate): assert usual_rate(pictures, base, tune) == rate
-
-
 def test_the_estimator_has_what_was_chosen():
     model = make_model(False, {"tune": "full", "max_length": 64, "skip_bad": True, "out": "model"})
-    assert (model.lr, model.max_length, model.verbose) == (3e-4, 64, 1)
+    assert (model.lr, model.epochs, model.max_length, model.verbose) == (None, None, 64, 1)
+    assert make_model(False, {}).tune is None and make_model(True, {"lr": .01}).lr == .01
     assert type(make_model(True, {"tune": "full", "quiet": True})).__name__ == "ImageClassifier"
     assert type(make_model(False, {"tune": "head", "regression": True})).__name__ == "TextRegressor"
     with pytest.raises(InputError, match="epochs=0"): make_model(False, {"tune": "full", "epochs": 0})
@@ -106,19 +101,15 @@ def test_the_estimator_has_what_was_chosen():
 
 class Recorder:
     "An estimator that keeps what it was fitted with."
-    batch_size, epochs = 16, 5
-    def set_params(self, **settings): self.__dict__.update(settings)
     def fit(self, X, y, validation): self.seen = X, list(y), validation
     def predict(self, X): return np.array(["a"] * len(X))
 
 
-def test_few_rows_are_read_more_often_unless_told():
-    few, many, told = Recorder(), Recorder(), Recorder()
-    fit_model(few, part(32), None)
-    fit_model(many, part(4000), part(4))
-    fit_model(told, part(32), None, epochs=5)
-    assert few.epochs == 50 and many.epochs == 5 == told.epochs         # 2 steps an epoch, 100 are wanted
-    assert few.seen[2] is None and few.seen[1][:2] == ["a", "b"] and list(many.seen[2][1]) == ["a", "b", "a", "b"]
+def test_the_rows_held_back_watch_the_fit():
+    alone, watched = Recorder(), Recorder()
+    fit_model(alone, part(32), None)
+    fit_model(watched, part(40), part(4))
+    assert alone.seen[2] is None and alone.seen[1][:2] == ["a", "b"] and list(watched.seen[2][1]) == ["a", "b", "a", "b"]
 
 
 def test_a_training_that_diverges_is_a_mistake():
