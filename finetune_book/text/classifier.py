@@ -49,10 +49,13 @@ class TextClassifier(Classifying, TextTuner):
     ----------
     base : "book-bert", a Hugging Face id such as "bert-base-cased", or a local model directory
     tune : what moves: "head" (frozen body, features computed once), "full", "top-K" (the K highest layers), "gradual"
-        (from the top down), or any other word or object of `finetune_book.adapt.METHODS`
-    epochs, batch_size : int; passes over the data, texts per step
-    lr : float; learning rate of the highest layer group, reached after the warm-up. The default suits bases of 100
-        million parameters; for book-bert take 2e-4 to 5e-4, for tune="head" 1e-2
+        (from the top down), or any other word or object of `finetune_book.adapt.METHODS`; None for "head" with fewer than
+        48 texts, else "full"
+    epochs : int, passes over the data; None for as many as make 100 steps, from 2 to 50
+    batch_size : int, texts per step
+    lr : float, learning rate of the highest layer group, reached after the warm-up. None for what suits the base and the
+        method; then the head also begins at its best for the body as it is (`finetune_book.train.solve`), and for
+        tune="head" without `epochs` that is all: no steps, so no rate, batches or schedule
     max_length : int, tokens; longer texts are cut
     weight_decay, layer_decay : float; decoupled decay, and the factor on the rate from each layer group to the one
         below
@@ -76,7 +79,9 @@ class TextClassifier(Classifying, TextTuner):
 
     Attributes
     ----------
-    classes_ : (c,) array; thresholds_ : (L,) array, of several labels at once; history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
+    classes_ : (c,) array; thresholds_ : (L,) array, of several labels at once
+    history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
+    tune_, lr_, epochs_ : what was used, given or decided by the library; lr_ is None for a head that took no steps
     model_, tokenizer_ : the Hugging Face model and tokenizer; token_report_ : dict of `token_report`
     n_train_, n_trainable_, n_parameters_ : int; budget_ : `finetune_book.train.budget.Budget`, predicted and measured
         memory and time

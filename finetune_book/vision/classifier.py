@@ -92,9 +92,11 @@ class ImageClassifier(Classifying, FineTuner):
     base : "book-resnet"; "scratch" (no weights); "torchvision/resnet18" … "torchvision/resnet152"; a weights file
         (.safetensors, .pth); a Hugging Face id such as "microsoft/resnet-50"; or a local model directory
     tune : what moves: "head" (frozen body, features computed once, no augmentation), "full", "top-K" (the K highest
-        blocks), "gradual", or any other word or object of `finetune_book.adapt.METHODS`
-    epochs, batch_size : int; passes over the data, pictures per step
-    lr : float; learning rate of the highest layer group, reached after the warm-up
+        blocks), "gradual", or any other word or object of `finetune_book.adapt.METHODS`; None for "head" or "full",
+        whichever answers better on the validation pictures, or else on a third of the training pictures (`tried_`)
+    epochs : int, passes over the data; None for as many as make 400 steps, from 5 to 60
+    batch_size : int, pictures per step
+    lr : float, learning rate of the highest layer group, reached after the warm-up; None as for `TextClassifier`
     size : int or None, side of the square every picture is brought to, in pixels; None for the base's own
     augment : "none", or "crop", "flip", "color", "mixup", "cutmix" joined by "+"; or an `Augment`. Name only what keeps
         the label.
@@ -112,6 +114,8 @@ class ImageClassifier(Classifying, FineTuner):
     Attributes
     ----------
     classes_ : (c,) array; history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
+    tune_, lr_, epochs_ : what was used, given or decided by the library; lr_ is None for a head that took no steps
+    tried_ : dict from the methods that were tried to their scores on pictures held back, empty if none had to be
     model_ : ResNet of lesson 43 (resnet) or a Hugging Face model; preprocessing_ : Preprocessing
     skipped_ : list of (row, reason); n_train_, n_trainable_, n_parameters_ : int
     budget_ : `finetune_book.train.budget.Budget`, predicted and measured memory and time
