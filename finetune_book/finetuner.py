@@ -430,7 +430,7 @@ def fit(self: FineTuner, X, y, validation=None):
     targets = task.learn(y)
     if validation is None: task.unwatched()
     else: X_va, y_va = checked_pair(rows, task, *pair_of(validation))
-    words = rows.usual_methods(len(X)) if self.tune is None else ()
+    words = rows.usual_methods(len(X)) if self.tune is self.lr is None else ("full",)     # a rate given alone: all moves
     if len(words) > 1: return self._try_each(words, X, y, targets, validation)
     # 2. Model: the base with the head that the task needs, and the examples as this base reads them.
     device = pick_device(self.device)
@@ -534,7 +534,7 @@ def plain_params(self: FineTuner):
     return {name: typed(value) for name, value in params.items() if name not in DECIDES_NOTHING}
 
 @patch
-def _method(self: FineTuner, usual=()):
+def _method(self: FineTuner, usual=("full",)):
     "What moves: what `tune` says, or the first of the `usual` words; an estimator may wrap it."
     return as_method(usual[0] if self.tune is None else self.tune)
 

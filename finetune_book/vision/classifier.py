@@ -133,7 +133,7 @@ class ImageClassifier(Classifying, FineTuner):
 @patch
 def _rows(self: ImageClassifier): return ImageRows(self.size, self.augment, self.precision)
 @patch
-def _method(self: ImageClassifier, usual=()):
+def _method(self: ImageClassifier, usual=("full",)):
     method = super(ImageClassifier, self)._method(usual)
     return NormsKept(method) if self.freeze_norm else method
 
