@@ -438,7 +438,8 @@ def card_of(est):
     "The model card of a fitted estimator."
     told = est.task_.told()
     kept = est.history_[est.best_epoch_] if est.history_ else {}
-    settings = {name: readable(value) for name, value in est.get_params(deep=False).items() if name not in DECIDES_NOTHING}
+    params = est.get_params(deep=False)
+    settings = {name: readable(value) for name, value in params.items() if name not in DECIDES_NOTHING}
     return model_card(type(est).__name__, est.base, est.task_.kind, told, est.n_train_, kept, settings,
                       est.rows_.example, transformers=hasattr(est.model_, "save_pretrained"))
 

@@ -214,7 +214,7 @@ def names_in(config, path):
     except (TypeError, KeyError): raise InputError(f"{path}: id2label must name the outputs \"0\", \"1\", …") from None
     if n not in (None, len(names)):
         raise InputError(f"{path}: num_labels is {shorten(n)}, and id2label names {len(names)}")
-    if len(set(names)) < len(names): raise InputError(f"{path}: id2label names two outputs alike; name each differently")
+    if len(set(names)) < len(names): raise InputError(f"{path}: id2label names two outputs alike; rename one")
     return names
 
 def as_kind_of(classes, names):
@@ -250,7 +250,8 @@ def settings_of(folder, kind):
     try: settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError: raise InputError(f"{path}: not readable as JSON; save the model again") from None
     if not isinstance(settings, dict): raise InputError(f"{path}: is not whole; save the model again")
-    if settings.get("unfinished"): raise InputError(f"{folder}: saving to it was cut off half way; save the model again")
+    if settings.get("unfinished"):
+        raise InputError(f"{folder}: saving to it was cut off half way; save the model again")
     if (made := settings.get("estimator")) != kind:
         raise InputError(f"{folder}: was saved by {shorten(made)}, not {kind}; load it with that class")
     return settings
@@ -262,7 +263,7 @@ def keys_as_classes(weights, classes):
 
 # %% ../nbs/library/saving.ipynb #n239d0a0
 def read_settings(folder, kind):
-    """The settings in a saved model, values of the types that were saved, `classes` as an array under their valid names.
+    """The settings in a saved model, typed as they were saved, `classes` as an array under their valid names.
 
     Parameters
     ----------
