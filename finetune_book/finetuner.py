@@ -93,10 +93,9 @@ def check_callbacks(callbacks):
 def check_state_folder(folder):
     "InputError for a checkpoint_dir that is no folder and cannot become one."
     if folder is None: return
-    if not isinstance(folder, (str, Path)) or not str(folder).strip():
+    if not isinstance(folder, (str, Path)) or not str(folder).strip() or "\0" in str(folder):
         raise InputError(f"checkpoint_dir={shorten(repr(folder))}: must be the path of a folder, or None")
-    try: there = next(p for p in (Path(folder), *Path(folder).absolute().parents) if os.path.lexists(p))
-    except (OSError, ValueError) as e: raise InputError(f"checkpoint_dir={shorten(repr(folder))}: {e}") from None
+    there = next(p for p in (Path(folder), *Path(folder).absolute().parents) if os.path.lexists(p))
     if not there.is_dir(): raise InputError(f"checkpoint_dir={str(folder)!r}: {there} is a file; name a folder")
     if not os.access(there, os.W_OK): raise InputError(f"checkpoint_dir={str(folder)!r}: {there} cannot be written")
 
@@ -386,7 +385,7 @@ def registered(method):
     "A method as the word that makes it again; InputError for one that no word makes."
     with suppress(InputError, TypeError):
         if as_method(str(method)) == method: return str(method)
-    raise InputError(f"tune: {type(method).__name__} cannot be kept in a saved model; register its class by @method, "
+    raise InputError(f"{type(method).__name__} cannot be kept in a saved model; register its class by @method, "
                      "with settings that can be written down")
 
 savable("method", Method, registered, as_method)
@@ -530,8 +529,11 @@ def check_settings(self: FineTuner):
 @patch
 def plain_params(self: FineTuner):
     "The settings that decide the result, as JSON can write them and `typed_json.untyped` reads them."
-    params = self.get_params(deep=False)
-    return {name: typed(value) for name, value in params.items() if name not in DECIDES_NOTHING}
+    kept = {name: value for name, value in self.get_params(deep=False).items() if name not in DECIDES_NOTHING}
+    for name, value in kept.items():
+        try: kept[name] = typed(value)
+        except InputError as e: raise InputError(f"{name}: {e}") from None
+    return kept
 
 @patch
 def _method(self: FineTuner, usual=("full",)):

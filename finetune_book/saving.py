@@ -207,24 +207,25 @@ def save_all(folder, write, settings):
 
 # %% ../nbs/library/saving.ipynb #n38f31d9
 def names_in(config, path):
-    "Names of the outputs in a config.json (a dict), list of str, or None; InputError if it contradicts itself."
+    "Names of the outputs in a config.json (a dict), list of str; InputError if it contradicts itself."
     named, n = config.get("id2label"), config.get("num_labels")
-    if named is None: return None
+    if named is None: return [f"LABEL_{i}" for i in range(n or 2)]              # which transformers does not write down
     try: names = [str(named[str(i)]) for i in range(len(named))]
     except (TypeError, KeyError): raise InputError(f"{path}: id2label must name the outputs \"0\", \"1\", …") from None
     if n not in (None, len(names)):
         raise InputError(f"{path}: num_labels is {shorten(n)}, and id2label names {len(names)}")
-    if len(set(names)) < len(names): raise InputError(f"{path}: id2label names two outputs alike; name each differently")
+    if len(set(names)) < len(names): raise InputError(f"{path}: id2label names two outputs alike; rename one")
     return names
 
 def as_kind_of(classes, names):
     "Names (list of str) as an array of the classes' kind where all of them can be, else as text."
     import numpy as np
-    read = {"i": int, "u": int, "f": float, "b": {"True": True, "False": False}.__getitem__}.get(classes.dtype.kind, str)
-    try: values = [read(name) for name in names]
-    except (ValueError, KeyError): return np.array(names)
-    if [str(classes.dtype.type(v)) for v in values] != names and read is not str: return np.array(names)
-    return np.array(values, dtype=object if classes.dtype == object else None if read is str else classes.dtype)
+    read = {"i": int, "u": int, "f": float, "b": {"True": True, "False": False}.__getitem__}.get(classes.dtype.kind)
+    try: found = np.array([read(name) for name in names])
+    except (TypeError, ValueError, KeyError): return np.array(names, dtype=object if classes.dtype == object else None)
+    if [str(v) for v in found] != names: return np.array(names)
+    fits = found.astype(classes.dtype)
+    return fits if fits.tolist() == found.tolist() else found
 
 def classes_in(folder, settings):
     "The classes of a saved model, (c,) array, by the names that are valid now; InputError if their number is another."
@@ -232,7 +233,8 @@ def classes_in(folder, settings):
     saved = array_of(settings["classes"], settings.get("classes_dtype"))
     config = read_json(path)
     names, ours = names_in(config, path), [str(c) for c in saved]
-    if names is None or names == ours: return saved
+    unnamed = "id2label" not in config and len(names) == len(saved)
+    if names == ours or unnamed: return saved
     if len(names) != len(saved):
         raise InputError(f"{path}: names {len(names)} classes, and the model was trained on {len(saved)} "
                          f"({listed(ours, 3)}); rename each, or save the model again")
@@ -248,7 +250,8 @@ def settings_of(folder, kind):
     try: settings = json.loads(path.read_text(encoding="utf-8"))
     except ValueError: raise InputError(f"{path}: not readable as JSON; save the model again") from None
     if not isinstance(settings, dict): raise InputError(f"{path}: is not whole; save the model again")
-    if settings.get("unfinished"): raise InputError(f"{folder}: saving to it was cut off half way; save the model again")
+    if settings.get("unfinished"):
+        raise InputError(f"{folder}: saving to it was cut off half way; save the model again")
     if (made := settings.get("estimator")) != kind:
         raise InputError(f"{folder}: was saved by {shorten(made)}, not {kind}; load it with that class")
     return settings
@@ -260,7 +263,7 @@ def keys_as_classes(weights, classes):
 
 # %% ../nbs/library/saving.ipynb #n239d0a0
 def read_settings(folder, kind):
-    """The settings in a saved model, values of the types that were saved, `classes` as an array under their valid names.
+    """The settings in a saved model, typed as they were saved, `classes` as an array under their valid names.
 
     Parameters
     ----------

@@ -29,10 +29,12 @@ def tagged(word, content): return {TAG: word, "of": content}
 
 # %% ../nbs/library/typed_json.ipynb #n253c8e4
 def array_of(values, dtype=None):
-    "A list as an array of a type (a str, as `dtype.str` gives it); text that is longer than the type has room is kept whole."
+    "A list as an array of a type, a str as `dtype.str` gives it; text too long for it is kept whole."
     import numpy as np
     found = np.asarray(values)
-    if dtype is None or found.dtype.kind == "U" and np.dtype(dtype).kind == "U" and found.dtype > np.dtype(dtype): return found
+    if dtype is None: return found
+    both_text = found.dtype.kind == np.dtype(dtype).kind == "U"
+    if both_text and found.itemsize > np.dtype(dtype).itemsize: return found
     return np.asarray(values, dtype=dtype)
 
 # %% ../nbs/library/typed_json.ipynb #n26e64aa

@@ -131,7 +131,7 @@ def open_whole(folder, n_out, task, labels, auto="AutoModelForSequenceClassifica
     InputError if the file lacks a tensor of the model, has one too many, or one of another shape.
     """
     model, info = opened_with(folder, n_out, task, labels, auto)
-    lacks = [n for n in info["missing_keys"] if not n.endswith("num_batches_tracked")]         # a counter that nobody reads
+    lacks = [n for n in info["missing_keys"] if not n.endswith("num_batches_tracked")]   # a counter
     faults = dict(lacks=lacks, has_besides=info["unexpected_keys"],
                   differs_in=[key[0] for key in info["mismatched_keys"]])
     said = "; ".join(f"{what.replace('_', ' ')} {listed(sorted(names), 3)}" for what, names in faults.items() if names)

@@ -44,7 +44,7 @@ class Regress(Task):
         if len(y) < 2: raise InputError("1 sample: a regressor needs at least two, with different targets")
         self.mean, self.scale, self.loss = float(y.mean()), float(y.std()), SquaredError()
         if self.scale == 0: raise InputError(f"every target is {self.mean:g}: there is nothing to learn")
-        if not np.abs(y).max() < 1e37: raise InputError(f"targets reach {np.abs(y).max():g}: divide them by a large number")
+        if not np.abs(y).max() < 1e37: raise InputError(f"targets reach {np.abs(y).max():g}: divide them")
         return self.targets(y, "training")
 
     def targets(self, y, what="validation"):

@@ -134,7 +134,8 @@ def of_numbers(values):
         return np.array([np.nan if kind_of(v) == MISSING else float(v) for v in values])
     whole = all(isinstance(v, int) for v in values)
     found = np.asarray(values if whole else [float(v) for v in values])
-    if whole and found.dtype.kind not in "biu": raise InputError("targets are whole numbers beyond 64 bits: give smaller ones, or text")
+    if whole and found.dtype.kind not in "biu":
+        raise InputError("targets are whole numbers beyond 64 bits: give smaller ones, or text")
     return found
 
 def settled(values):
@@ -155,13 +156,16 @@ def settled(values):
 def refuse_shape(y):
     "InputError for what is no column of targets."
     if y is None: raise InputError("no targets: give one for each example")
-    if getattr(y, "ndim", 1) != 1: raise InputError(f"targets have shape {tuple(y.shape)}: give one per example, shape (n,)")
+    if getattr(y, "ndim", 1) != 1:
+        raise InputError(f"targets have shape {tuple(y.shape)}: give one per example, shape (n,)")
     if isinstance(y, (str, bytes, *LISTS[2:])) or not hasattr(y, "__len__"):
         raise InputError(f"targets are {shorten(repr(y), 40)}: give a list or an array, one per example, shape (n,)")
 
 def of_array_kind(y):
     "A NumPy array of targets, checked by its type alone where that says enough; else None."
-    if np.ma.is_masked(y): raise InputError(f"target {np.flatnonzero(np.ma.getmaskarray(y))[0]} is masked, so missing: drop the row")
+    if np.ma.is_masked(y):
+        row = np.flatnonzero(np.ma.getmaskarray(y))[0]
+        raise InputError(f"target {row} is masked, so missing: drop the row")
     if y.dtype.kind in "biuU": return np.asarray(y)
     if y.dtype.kind == "f": return np.asarray(y) if y.itemsize <= 8 else np.asarray(y, dtype=np.float64)
     return None

@@ -139,8 +139,8 @@ class ImageRows(Rows):
     def read(self, folder, task):
         model, self.preprocessing = read_image_model(folder, task.labels)
         if self.size not in (None, self.preprocessing.size):
-            raise InputError(f"{folder}: was trained on pictures of {self.size} pixels, and its preprocessor_config.json "
-                             f"says {self.preprocessing.size}; set it back")
+            raise InputError(f"{folder}: was trained on pictures of {self.size} pixels, and "
+                             f"its preprocessor_config.json says {self.preprocessing.size}; set it back")
         self.base, self.n_out = folder, task.n_out
         return self.laid_out(name_problem(model, task.kind))
 

@@ -1,0 +1,149 @@
+"""What a caller of the estimators may get wrong in Python: one line before any work. What is right in another type is taken as it is."""
+import datetime
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from examples import LABELS, TEXTS, pictures
+from finetune_book import ImageClassifier, TextClassifier, TextRegressor
+from finetune_book.checks import InputError
+from finetune_book.tasks.classify import Classify
+from finetune_book.tasks.regress import Regress
+from finetune_book.tasks.task import one_each
+from finetune_book.train.callbacks import KeepBest
+
+NUMBERS = np.array([7, 8, 9] * 4)
+
+
+@pytest.fixture
+def no_work(monkeypatch):
+    "Nothing slow may begin: a base that is opened is an error of the test."
+    from finetune_book.text.rows import TextRows
+    from finetune_book.vision.rows import ImageRows
+    def begun(*a, **k): raise AssertionError("work has begun")
+    monkeypatch.setattr(TextRows, "open", begun); monkeypatch.setattr(ImageRows, "open", begun)
+
+
+def told(call, *words):
+    with pytest.raises(InputError) as caught: call()
+    assert "\n" not in str(caught.value) and all(w in str(caught.value) for w in words), str(caught.value)
+
+
+TAKEN = {
+    "pandas, whole numbers as objects": (pd.Series(NUMBERS, dtype=object), NUMBERS, "i"),
+    "pandas, whole numbers of 8 bits": (pd.Series(NUMBERS, dtype="Int8"), NUMBERS, "i"),
+    "pandas, text": (pd.Series(LABELS, dtype="string"), LABELS, "O"),
+    "pandas, text of Arrow's kind": (pd.Series(LABELS), LABELS, "O"),
+    "pandas, categories": (pd.Series(LABELS, dtype="category"), LABELS, "O"),
+    "pandas, categories that are numbers": (pd.Series(NUMBERS, dtype="category"), NUMBERS, "i"),
+    "pandas, truth": (pd.Series([True, False] * 6, dtype="boolean"), [True, False] * 6, "b"),
+    "NumPy's scalars in a list": ([np.int32(v) for v in NUMBERS], NUMBERS, "i"),
+    "NumPy's new text": (np.array(LABELS, dtype=np.dtypes.StringDType()), LABELS, "O"),
+    "a tuple of text": (tuple(LABELS), LABELS, "U"),
+    "whole floats": (NUMBERS.astype(float), NUMBERS, "f"),
+    "a range": (range(12), list(range(12)), "i"),
+}
+
+
+@pytest.mark.parametrize("case", TAKEN)
+def test_labels_that_are_taken(case):
+    y, says, kind = TAKEN[case]
+    task, column = Classify(), one_each(y, 12)
+    numbers = task.learn(column)
+    assert task.classes[numbers.numpy()].tolist() == list(says) and task.classes.dtype.kind == kind
+    assert task.targets(one_each(list(says), 12)).tolist() == numbers.tolist()
+
+
+REFUSED = {
+    "pandas' NA": (pd.Series(["a", None] * 6, dtype="string"), ["label 1 is missing"]),
+    "NA among whole numbers": (pd.Series([1, 2, None] * 4, dtype="Int64"), ["label 2 is missing"]),
+    "NaN among text": (["a", "b", float("nan")] * 4, ["label 2 is missing"]),
+    "None among text": (np.array(["a", "b", None] * 4, dtype=object), ["label 2 is missing"]),
+    "a category that is missing": (pd.Series(["a", "b", None] * 4, dtype="category"), ["label 2 is missing"]),
+    "NaT": (pd.Series([pd.NaT, "a", "b"] * 4, dtype=object), ["label 0 is missing"]),
+    "masked": (np.ma.masked_equal(NUMBERS, 9), ["target 2 is masked"]),
+    "dates": (pd.date_range("2024-01-01", periods=12), ["target 0 is a date", "as text"]),
+    "NumPy's dates": (np.array(["2024-01-01"] * 12, dtype="datetime64[ns]"), ["target 0 is a date"]),
+    "days": ([datetime.date(2024, 1, 1)] * 12, ["target 0 is a date"]),
+    "spans of time": (pd.to_timedelta(range(12), unit="D"), ["target 0 is a date"]),
+    "ragged lists": ([["a"], ["a", "b"], []] * 4, ["target 0 is ['a']", "another task"]),
+    "lists": ([["a"], ["b"]] * 6, ["target 0 is ['a']"]),
+    "arrays": ([np.array([1, 2])] * 12, ["target 0 is"]),
+    "two columns": (np.zeros((12, 2)), ["shape (12, 2)", "one per example"]),
+    "a frame": (pd.DataFrame({"a": LABELS, "b": LABELS}), ["shape (12, 2)"]),
+    "text and numbers": (["a", 1, "b"] * 4, ["target 0 is the text 'a' and target 1 the number 1"]),
+    "bytes": ([b"a", b"b"] * 6, ["target 0 is b'a' of type bytes"]),
+    "NumPy's bytes": (np.array([b"a", b"b"] * 6), ["target 0", "bytes"]),
+    "complex numbers": ([1j, 2j] * 6, ["target 0 is 1j"]),
+    "measurements": (np.linspace(0, 1, 12), ["label 1 is 0.09", "Unknown label type: continuous", "regressor"]),
+    "numbers without end": ([10**30, 1] * 6, ["beyond 64 bits"]),
+    "half a character": (["\ud83d", "b"] * 6, ["label 0 is '\\ud83d'", "half a character"]),
+    "one word": ("abcdefghijkl", ["targets are 'abcdefghijkl'"]),
+    "a share": (.5, ["targets are 0.5"]),
+    "nothing": (None, ["no targets"]),
+    "a dict": (dict.fromkeys(TEXTS, "a"), ["give a list or an array"]),
+    "too few": (LABELS[1:], ["12 examples and 11 targets"]),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_labels_that_are_refused_before_any_work(case, no_work):
+    y, says = REFUSED[case]
+    told(lambda: TextClassifier(verbose=0, device="cpu").fit(TEXTS, y), *says)
+
+
+@pytest.mark.parametrize("y, says", [(pd.date_range("2024-01-01", periods=12), "is a date"), (np.arange(12).astype("timedelta64[D]"), "is a date"), (pd.Series([1, None] * 6, dtype="Int64"), "target 1 is nan"),
+                                     (LABELS, "needs numbers"), ([1e300, 2.] * 6, "divide them"), ([1j] * 12, "target 0"), (np.zeros((12, 1)), "shape (12, 1)")])
+def test_numbers_that_are_refused_before_any_work(y, says, no_work): told(lambda: TextRegressor(verbose=0, device="cpu").fit(TEXTS, y), says)
+
+
+def test_numbers_that_are_taken():
+    for y in (pd.Series(NUMBERS, dtype=object), pd.Series(NUMBERS, dtype="Float64"), [True, 2.5] * 6, pd.Series(NUMBERS.astype(str)).map(__import__("decimal").Decimal)):
+        assert Regress().learn(one_each(y, 12)).shape == (12,)
+
+
+WRONG = [("device", None, "device=None"), ("device", True, "device=True"), ("device", "abacus", "abacus"), ("callbacks", None, "callbacks=None"), ("callbacks", KeepBest("val_loss"), "must be a list"),
+         ("callbacks", [KeepBest], "make an object of it"), ("callbacks", ["bar"], "is no Callback"), ("checkpoint_dir", 3, "must be the path"), ("checkpoint_dir", "", "must be the path"),
+         ("checkpoint_dir", __file__, "is a file"), ("checkpoint_dir", __file__ + "/deep", "is a file"), ("checkpoint_dir", "a\0b", "checkpoint_dir"), ("class_weight", {1, 2}, "class_weight: {1, 2} of type set"),
+         ("class_weight", {"neo": 2.}, "'neo' is no class"), ("class_weight", {"yes": -1}, "class_weight=-1"), ("class_weight", {"yes": float("nan")}, "class_weight=nan"), ("class_weight", {"yes": "2"}, "class_weight='2'"),
+         ("class_weight", {"yes": float("inf")}, "class_weight=inf"), ("class_weight", {"yes": 1e-60}, "class_weight=1e-60"), ("class_weight", 2., "class_weight=2.0"), ("class_weight", [1, 2, 3], "2 positive numbers"),
+         ("class_weight", {"yes": True}, "class_weight=True")]
+
+
+@pytest.mark.parametrize("name, value, says", WRONG)
+def test_settings_that_are_refused_before_any_work(name, value, says, no_work):
+    told(lambda: TextClassifier(**{name: value, "verbose": 0}).fit(TEXTS, LABELS), says)
+    X, Y = pictures(12)
+    labels = ["yes" if y == "lit" else "no" for y in Y]
+    told(lambda: ImageClassifier(**{name: value, "verbose": 0}).fit(X, labels), says)
+
+
+@pytest.mark.parametrize("given", [.2, True, "held back", (TEXTS,), (TEXTS, LABELS, 1), {"X": TEXTS, "y": LABELS}, pd.DataFrame({"a": TEXTS, "b": LABELS}), 3])
+def test_a_validation_that_is_no_pair(given, no_work):
+    told(lambda: TextClassifier(verbose=0).fit(TEXTS, LABELS, validation=given), "validation=", "pair (examples, targets)", *["train_test_split"] * (given is not True and isinstance(given, float)))
+    if not isinstance(given, str): told(lambda: ImageClassifier(verbose=0).fit(*pictures(12), validation=given), "validation=", "pair")
+
+
+@pytest.mark.parametrize("given, says", [(([], []), "no texts"), ((TEXTS, LABELS[1:]), "12 examples and 11 targets"), ((TEXTS, None), "no targets"), ((TEXTS, [["yes"]] * 12), "one per example"),
+                                         ((TEXTS, [*LABELS[1:], None]), "validation label 11 is missing"), (("good", "yes"), "one string"), ((LABELS, TEXTS), "never seen")])
+def test_validation_pairs_that_do_not_fit(given, says, no_work): told(lambda: TextClassifier(verbose=0).fit(TEXTS, LABELS, validation=given), says)
+
+
+def weights(given, y):
+    task = Classify(class_weight=given)
+    task.learn(one_each(y, len(y)))
+    return task.loss.weight.tolist()
+
+
+def test_class_weights_are_those_of_scikit_learn():
+    from sklearn.utils.class_weight import compute_class_weight
+    y = np.array([7] * 6 + [8] * 2 + [9] * 4)
+    classes = np.unique(y)
+    for given in ("balanced", {7: 2.}, {7: 1, 8: 2, 9: 3, 10: 500}, dict(zip(classes, [1., 2., 3.])), {np.float64(7): np.float32(.5)}, {}):
+        assert np.allclose(weights(given, y), compute_class_weight(given, classes=classes, y=y))
+    assert np.allclose(weights(dict(zip(classes, compute_class_weight("balanced", classes=classes, y=y))), y), weights("balanced", y))
+    assert weights(pd.Series([3., 1.], index=[9, 7]), y) == [1., 1., 3.] and weights(np.array([1., 2., 3.]), y) == weights((1, 2, 3), y) == [1, 2, 3]
+    assert weights({True: 2.}, [True, False] * 3) == [1, 2]
+    told(lambda: weights({"7": 500}, y), "'7' is no class of the training rows", "7, 8, 9", "write 7, not '7'")
+    told(lambda: weights({np.int64(6): 500}, y), "class_weight: 6 is no class")
