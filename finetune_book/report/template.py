@@ -76,3 +76,33 @@ def headings(nb):
         last = marks[-1].strip() if marks else last
         found.append(last)
     return found
+
+# %% ../../nbs/library/report_template.ipynb #nf8b127e
+RAISES, SKIP, INJECTED = "raises-exception", "skip-execution", "injected-parameters"
+
+def tags_of(cell): return cell.get("metadata", {}).get("tags", [])
+
+# %% ../../nbs/library/report_template.ipynb #nb9b562e
+KERNELS = {
+    r"python|pyspark|(^|[-_])py\d*$": "Python", r"(^|[-_ ])i?r(\d[\d.]*|kernel)?$": "R", "julia": "Julia",
+    "bash|zsh|^sh$": "Bash", "javascript|^deno|tslab|typescript": "JavaScript", r"xcpp|^c\+\+": "C++", "octave": "Octave",
+    "scala|almond": "Scala", "matlab": "MATLAB", "stata": "Stata", "^sas": "SAS", "gonb|gophernotes": "Go",
+    "rust|evcxr": "Rust", "ruby": "Ruby", "haskell": "Haskell", "csharp": "C#", "fsharp": "F#", "perl|raku": "Perl",
+    "powershell|^pwsh": "PowerShell", "wolfram": "Wolfram", "sql": "SQL", "kotlin": "Kotlin", "^i?java$|jjava": "Java",
+    "^i?lua": "Lua", "php": "PHP", "ocaml": "OCaml", "clojure": "Clojure", "sagemath": "Sage"}
+
+def by_kernel_name(name):
+    "The language of a kernel of that name, None if the name does not say."
+    return next((language for pattern, language in KERNELS.items() if re.search(pattern, name.lower())), None)
+
+def language_of(nb):
+    "The language that a notebook is in, as it says it."
+    kernel, left = nb.metadata.get("kernelspec") or {}, nb.metadata.get("language_info") or {}
+    named = by_kernel_name(str(kernel.get("name") or ""))
+    return str(kernel.get("language") or named or left.get("name") or "Python")
+
+def check_language(nb, where):
+    "InputError unless a notebook is in Python."
+    language = language_of(nb)
+    if language.lower().startswith(("python", "ipython", "pypy")): return
+    raise InputError(f"{where}: this notebook is in {shorten(language)}; a report runs Python")
