@@ -22,10 +22,11 @@ from operator import itemgetter
 from pathlib import Path
 
 from ..checks import InputError
-from .errors import Interrupted, NotPublished, ReportError
+from .card import failed_html
+from .errors import Interrupted, NotPublished, ReportError, remedy_for
 from .ingredients import ingredients, reads_of
 from .kernel import LOG, STATE, Watchdog, end_processes, run_cells, stoppable
-from .page import html_page
+from .page import carry_pictures, failed_page, html_page
 from .params import NOTHING, Opened
 from .progress import Progress
 from .record import MIME, json_text, make_record, run_table, signed
@@ -61,7 +62,9 @@ def write_whole(files):
 # %% ../../nbs/9_reports/91_publish.ipynb #c117
 def render_html(nb, out, notice=""):
     "Write `html_page` of a notebook (or of the notebook file at a path) to `out`, whole or not at all; its path."
-    nb = nb if hasattr(nb, "cells") else read_template(nb)
+    if not hasattr(nb, "cells"):
+        folder, nb = Path(nb).parent, read_template(nb)
+        carry_pictures(nb, folder)
     write_whole({Path(out): html_page(nb, notice)})
     return Path(out)
 
@@ -237,23 +240,24 @@ def complete(nb, run):
     last["data"]["text/html"] = run_table(run)
 
 # %% ../../nbs/9_reports/91_publish.ipynb #c185
-def failure_notice(name, error, has_good, resumable=False):
-    "HTML for the top of a failed page: what failed, what stands, and whether the same command goes on from there."
-    name, error = html.escape(name), html.escape(str(error))
-    good = f'The last good report is untouched: <a href="{name}.html">{name}.html</a>.'
-    if not has_good: good = "There is no earlier report."
-    if resumable: good += " Its training was kept: the same command goes on from there."
-    return (f'<div class="notice" role="alert"><p><strong>This run of {name} failed.</strong></p>'
-            f"<p>{error}</p><p>{good}</p></div>")
+def failure_notice(name, error, has_good, resumable=False, remedy="", where=""):
+    "HTML for the top of a failed page: what failed, where, why, what to do, and what stands; `remedy` is a sentence."
+    good = "There is no earlier report."
+    if has_good:
+        link = html.escape(name)
+        good = f'The last good report is untouched: <a href="{link}.html">{link}.html</a>.'
+    kept = "Its training was kept: the same command goes on from there." if resumable else ""
+    facts = {"Where": html.escape(where), "What to do": html.escape(f"{remedy} {kept}".strip()), "What stands": good}
+    return failed_html(f"This run of {name} failed.", error, {k: v for k, v in facts.items() if v})
 
 # %% ../../nbs/9_reports/91_publish.ipynb #c187
-def publish_failure(folder, name, nb, error, resumable=False):
-    "Write NAME.failed.html and NAME.failed.ipynb; the page's path, or None if even that cannot be written."
+def publish_failure(folder, name, nb, error, **told):
+    "Write NAME.failed.html and .ipynb; `told`: more for `failure_notice`. The page's path; None if it was not written."
     import nbformat
     page = folder / f"{name}.failed.html"
-    notice = failure_notice(name, error, (folder / f"{name}.html").exists(), resumable)
+    notice = failure_notice(name, error, (folder / f"{name}.html").exists(), **told)
     cells = nbformat.writes(tidy(nb))
-    try: write_whole({folder / f"{name}.failed.ipynb": cells, page: html_page(nb, notice)})
+    try: write_whole({folder / f"{name}.failed.ipynb": cells, page: failed_page(nb, notice)})
     except ReportError: return None
     return page
 
@@ -311,7 +315,8 @@ def tell_failure(job, error, resumable):
     "Publish the page of a failure and tell of it."
     why = error
     if isinstance(error, (InputError, Interrupted)): why = f"{error} (in {job.seen.where(job.seen.current)})"
-    error.page = publish_failure(job.folder, job.name, job.nb, why, resumable)
+    told = dict(resumable=resumable, remedy=remedy_for(error), where=job.seen.where(job.seen.current))
+    error.page = publish_failure(job.folder, job.name, job.nb, why, **told)
     job.seen.event({"event": "failed", "exit_code": getattr(error, "exit_code", 2), "error": str(error),
                     "page": error.page and str(error.page)})
 
@@ -374,4 +379,7 @@ def run_report(template, values=None, out_dir="reports", name=None, cell_timeout
         deadline = total_timeout and time.monotonic() + total_timeout
         watch = Watchdog(token, deadline, seen.tick if sys.stderr.isatty() else seen.tell_budgets)
         job = Job(folder, name, nb, opened.declared, before, seen, watch, private / LOG)
-        return run_and_publish(job, lambda env: run_cells(nb, private, seen, watch, cell_timeout, total_timeout, env))
+        def run(env):
+            try: run_cells(nb, private, seen, watch, cell_timeout, total_timeout, env)
+            finally: carry_pictures(nb, opened.path.parent)
+        return run_and_publish(job, run)

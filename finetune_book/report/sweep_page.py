@@ -200,5 +200,6 @@ def sweep_notebook(sweep, settings, differences):
     cells += run_cells_of(sweep, "failed", "Failed runs", FAILED)
     cells += run_cells_of(sweep, "done", "Runs", ["run", "setting", "seed", "score"])
     for i, cell in enumerate(cells): cell["id"] = f"cell-{i}"
-    metadata = {"title": f"Sweep of {sweep['sweep']}", "language_info": {"name": "python"}}
+    metadata = {"title": f"Sweep of {sweep['sweep']}", "language_info": {"name": "python"},
+                "finetune_book": {"contents": False}}
     return v4.new_notebook(cells=cells, metadata=metadata)
