@@ -17,6 +17,7 @@ from pathlib import Path
 
 import finetune_book
 from ..checks import InputError, shorten
+from ..places import home_problem
 from .errors import CellFailed, Interrupted, KernelDied, TimedOut
 from .page import ANSI
 from .template import RAISES, SKIP, tags_of
@@ -53,6 +54,7 @@ def kernel_environment(token, folder):
     # threads that wait sleep: spinning, two on two cores starve each other and everybody else
     env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     env.setdefault("PYTHONHASHSEED", "0")
+    if home_problem(): env.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))   # it would warn on the page
     return env | {RUN: token, "IPYTHONDIR": str(folder / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
 
 # %% ../../nbs/library/report_kernel.ipynb #c135

@@ -173,5 +173,6 @@ def changes_since(reads, ours=()):
 def only_read(path, value):
     "Whether a run, of which the log lies at `path`, read what was in the folder `value` and wrote nothing below it."
     log, folder = Noted(path), os.path.abspath(os.path.expanduser(value))
-    given = [p for p in log.all("read") if log.seen["read", p] and Path(p).is_relative_to(folder)]
+    seen = [p for kind in ("read", "listed") for p in log.all(kind) if log.seen[kind, p]]
+    given = [p for p in seen if Path(p).is_relative_to(folder)]
     return bool(given) and not log.wrote_below(folder)

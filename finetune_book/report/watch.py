@@ -37,6 +37,7 @@ PASSING = {"os", "glob", "pathlib", "pathlib._local", "pathlib._abc", "posixpath
 def roots_left_out(*more):
     "Folders whose files do not count, as the system spells them and with links resolved."
     packages = {p for p in sys.path if Path(p).name in ("site-packages", "dist-packages")}
+    packages |= {p for p in sys.path if p.endswith(".zip") and not os.path.exists(p)}   # Python looks for one in vain
     roots = CODE | packages | {site.getusersitepackages(), "/proc", "/sys", "/dev", str(Path(__file__).parents[1])}
     roots |= {str(m) for m in more if m}
     return tuple(f"{r.rstrip(os.sep)}{os.sep}" for r in roots | {os.path.realpath(r) for r in roots})
@@ -125,7 +126,9 @@ OPEN_THROUGH_PYTHON = {
     "psutil", "torch", "torchvision", "functorch", "tokenizers", "safetensors", "pyarrow", "regex", "yaml", "markupsafe",
     "rpds", "charset_normalizer", "_cffi_backend", "msgpack", "xxhash", "aiohttp", "multidict", "yarl", "frozenlist",
     "propcache", "hf_xet", "debugpy", "_pydevd_bundle", "_pydevd_frame_eval", "_pydevd_bundle_ext", "_pydevd_sys_monitoring",
-    "google", "numexpr", "bottleneck", "gmpy2", "fontTools", "nh3", "greenlet", "wrapt", "simplejson", "ujson", "orjson"}
+    "google", "numexpr", "bottleneck", "gmpy2", "fontTools", "nh3", "greenlet", "wrapt", "simplejson", "ujson", "orjson",
+    "cuda", "triton", "ml_dtypes", "cryptography", "brotli", "zstandard", "lz4", "coverage", "websockets", "httptools",
+    "uvloop", "pydantic_core", "rapidfuzz"}
 
 def program(self, command, *more):
     first = command[0] if isinstance(command, (list, tuple)) and command else command
