@@ -44,14 +44,17 @@ def temp_folder():
 def home_folder():
     "Inside, there is a home folder: the user's, or a private one that is removed at the end, with a warning."
     if os.path.isabs(os.path.expanduser("~")): yield; return
-    before, home = dict(os.environ), tempfile.mkdtemp(prefix="ftb-home-", dir=temp_folder())
-    os.environ["HOME"] = home
-    if not {"LOGNAME", "USER", "LNAME", "USERNAME"} & set(os.environ): os.environ["LOGNAME"] = f"user-{os.getuid()}"
+    home = tempfile.mkdtemp(prefix="ftb-home-", dir=temp_folder())
+    named = {"LOGNAME", "USER", "LNAME", "USERNAME"} & set(os.environ)
+    ours = {"HOME": home} | ({} if named else {"LOGNAME": f"user-{os.getuid()}"})
+    before = {name: os.environ.get(name) for name in ours}
+    os.environ.update(ours)
     MADE.append(home)
     warnings.warn(f"{home_problem()}; a folder of this run's own is its home. To keep caches, set HOME to a folder",
                   stacklevel=3)
     try: yield
     finally:
         MADE.remove(home)
-        for name in ("HOME", "LOGNAME"): os.environ.pop(name) if name not in before else os.environ.update({name: before[name]})
+        for name in ours: del os.environ[name]
+        os.environ.update({k: v for k, v in before.items() if v is not None})
         shutil.rmtree(home, ignore_errors=True)

@@ -110,7 +110,7 @@ def ingredients(template, nb, declared, given):
 
 # %% ../../nbs/library/report_ingredients.ipynb #n5e15264
 def reads_of(log, before, declared, ours):
-    """What a run read, apart from the sources of its parameters; `only_read` names the `*_dir` that it did not write in.
+    """What a run read beside the sources of its parameters; `only_read` names the `*_dir` that it did not write in.
 
     Parameters
     ----------

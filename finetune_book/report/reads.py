@@ -44,12 +44,13 @@ LITTER = {"__pycache__", ".ipynb_checkpoints", ".DS_Store"}  # what working in a
 def is_ours(name, report): return name.startswith((f"{report}.", f".{report}."))
 
 def folder_state(path, ours=()):
-    "Number and sha256 of the names in a folder; None if it is not there. `ours` is (folder, report) of what we publish."
+    "Number and sha256 of the names in a folder, None if it is not there; without those of the report `ours` names."
     try: names = sorted(os.listdir(path))
     except (OSError, ValueError): return None
     mine = ours and os.path.realpath(path) == os.path.realpath(ours[0])
     names = [n for n in names if n not in LITTER and not (mine and is_ours(n, ours[1]))]
-    return {"entries": len(names), "sha256": hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()}
+    listing = "\0".join(names).encode("utf-8", "surrogateescape")
+    return {"entries": len(names), "sha256": hashlib.sha256(listing).hexdigest()}
 
 def variable_state(name):
     "sha256 of an environment variable and its value, which is never written down; None where it is not set."
@@ -163,7 +164,8 @@ def changes_since(reads, ours=()):
     "What of a record's `reads` is different now, in words; `ours` is (folder, name) of the report."
     files = moved_things(reads["files"], lambda name, then: file_state(there(name), then))
     folders = moved_things(reads["folders"], lambda name, then: folder_state(there(name), ours))
-    variables = [f"the environment variable {k} changed" for k, v in reads["variables"].items() if variable_state(k) != v]
+    other = [k for k, state in reads["variables"].items() if variable_state(k) != state]
+    variables = [f"the environment variable {k} changed" for k in other]
     packages = {k: (v, version_of(k)) for k, v in reads["packages"].items()}
     said = [f"package {k} is {new or 'gone'} and was {old}" for k, (old, new) in packages.items() if new != old]
     unknown = [f"it cannot be told what it would read: {why}" for why in reads["unknown"]]

@@ -13,6 +13,7 @@ import os
 import site
 import sys
 import sysconfig
+import tempfile
 from pathlib import Path
 
 # %% ../../nbs/library/report_watch.ipynb #n75638f5
@@ -20,7 +21,7 @@ READS = "FINETUNE_BOOK_READS"  # where the kernel of a run writes its log
 
 # %% ../../nbs/library/report_watch.ipynb #n2799513
 class LogFile:
-    "Appends facts to the file at `path`, each (kind, what) once: a kind, what it is about, and more that JSON can hold."
+    "Appends facts to the file at `path`, each (kind, what) once; more may follow that JSON can hold."
     def __init__(self, path):
         self.file, self.told = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), set()
 
@@ -51,18 +52,21 @@ def asking(depth):
 # %% ../../nbs/library/report_watch.ipynb #nfd1b4d1
 class Roots:
     "Which paths count: a path of a file system, told as the absolute one; None if it lies in a folder left out."
-    def __init__(self, *more): self.out, self.known = roots_left_out(*more), {}
+    def __init__(self, *more):
+        self.out, self.known = roots_left_out(*more), {}
+        self.cells = os.path.join(tempfile.gettempdir(), "ipykernel_")     # where ipykernel says that cells lie
 
     def place(self, path):
         "The absolute path, None where it does not count."
         path = os.path.abspath(os.fsdecode(path))
         if path not in self.known:
             spellings = (path, os.path.realpath(path))
-            self.known[path] = not any(f"{p}{os.sep}".startswith(self.out) for p in spellings)
+            self.known[path] = not any(f"{p}{os.sep}".startswith((self.cells, *self.out)) for p in spellings)
         return path if self.known[path] else None
 
     def is_users(self, asked):
         "Whether the code that asked is the reader's: a cell, or a module outside of the packages."
+        if asked[1].startswith(self.cells): return True
         return not asked[1].startswith("<") and self.place(asked[1]) is not None
 
 # %% ../../nbs/library/report_watch.ipynb #ned4a2b4
@@ -122,13 +126,14 @@ Events.listed, Events.connected, Events.moved, Events.changed = listed, connecte
 # %% ../../nbs/library/report_watch.ipynb #nb08f9ae
 ASKS_OF_THE_MACHINE = {"uname", "ldconfig", "fc-list", "lscpu", "nvidia-smi", "gcc", "cc", "ld", "objdump", "sysctl"}
 OPEN_THROUGH_PYTHON = {
-    "numpy", "pandas", "scipy", "sklearn", "PIL", "matplotlib", "mpl_toolkits", "kiwisolver", "contourpy", "zmq", "tornado",
-    "psutil", "torch", "torchvision", "functorch", "tokenizers", "safetensors", "pyarrow", "regex", "yaml", "markupsafe",
-    "rpds", "charset_normalizer", "_cffi_backend", "msgpack", "xxhash", "aiohttp", "multidict", "yarl", "frozenlist",
-    "propcache", "hf_xet", "debugpy", "_pydevd_bundle", "_pydevd_frame_eval", "_pydevd_bundle_ext", "_pydevd_sys_monitoring",
-    "google", "numexpr", "bottleneck", "gmpy2", "fontTools", "nh3", "greenlet", "wrapt", "simplejson", "ujson", "orjson",
-    "cuda", "triton", "ml_dtypes", "cryptography", "brotli", "zstandard", "lz4", "coverage", "websockets", "httptools",
-    "uvloop", "pydantic_core", "rapidfuzz"}
+    "numpy", "pandas", "scipy", "sklearn", "PIL", "matplotlib", "mpl_toolkits", "kiwisolver", "contourpy",
+    "zmq", "tornado", "psutil", "torch", "torchvision", "functorch", "tokenizers", "safetensors", "pyarrow",
+    "regex", "yaml", "markupsafe", "rpds", "charset_normalizer", "_cffi_backend", "msgpack", "xxhash",
+    "aiohttp", "multidict", "yarl", "frozenlist", "propcache", "hf_xet", "debugpy", "_pydevd_bundle",
+    "_pydevd_frame_eval", "_pydevd_bundle_ext", "_pydevd_sys_monitoring", "google", "numexpr", "bottleneck",
+    "gmpy2", "fontTools", "nh3", "greenlet", "wrapt", "simplejson", "ujson", "orjson", "cuda", "triton",
+    "ml_dtypes", "cryptography", "brotli", "zstandard", "lz4", "coverage", "websockets", "httptools", "uvloop",
+    "pydantic_core", "rapidfuzz"}
 
 def program(self, command, *more):
     first = command[0] if isinstance(command, (list, tuple)) and command else command
@@ -190,6 +195,8 @@ READERS = {
     "pyarrow.orc": ("read_table", "ORCFile"),
     "pyarrow.parquet.core": ("read_table", "ParquetFile", "ParquetDataset", "read_schema", "read_metadata")}
 
+NAMES = ("filename", "path", "source", "font", "f", "vocab")  # what these functions call their path
+
 def paths_in(source):
     "Texts and paths that an argument is or holds."
     if isinstance(source, (str, bytes, os.PathLike)): return [source]
@@ -213,7 +220,7 @@ def telling(function, events):
         return function
     @functools.wraps(function, updated=())
     def told(*args, **named):
-        tell(list(args[:1]) + [v for k, v in named.items() if k in ("filename", "path", "source", "font", "f", "vocab")])
+        tell([*args[:1], *(v for k, v in named.items() if k in NAMES)])
         return function(*args, **named)
     return told
 
@@ -262,11 +269,8 @@ def begin():
     path = os.environ.get(READS)
     if not path or getattr(sys, "_finetune_book_watched", False): return
     sys._finetune_book_watched = True
-    ipython = os.path.join(os.environ.get("TMPDIR") or "/tmp", "ipykernel_")
     private = [os.path.dirname(path), os.environ.get("FINETUNE_BOOK_STATE")]
-    roots = Roots(*private)
-    roots.out += (ipython,)
-    events = Events(LogFile(path), roots)
+    events = Events(LogFile(path), Roots(*private))
     events.log("begin", "", facts(path))
     for name in READERS:
         if name in sys.modules: wrap_readers(sys.modules[name], events)

@@ -9,9 +9,9 @@ from reports import START, write_template
 from finetune_book.checks import InputError
 from finetune_book.cli import main
 from finetune_book.report.fresh import reasons_to_run
-from finetune_book.report.params import Opened
+from finetune_book.report.params import Opened, parameters_of
 from finetune_book.report.publish import is_private, run_report, sweep_up
-from finetune_book.report.template import language_of
+from finetune_book.report.template import language_of, read_template
 from finetune_book.report.verify import verify_report
 
 
@@ -71,7 +71,7 @@ def test_tags_are_followed_and_told(ran):
     ({"kernelspec": {"name": "bash"}}, "Bash"), ({"kernelspec": {"name": "mine", "language": "scala"}}, "scala"), ({"kernelspec": {"name": "xcpp17"}}, "C++")])
 def test_another_language_is_one_line(tmp_path, metadata, language, capsys):
     path = write_template(tmp_path / "x.ipynb", "x <- 1  # a number")
-    edited(path, lambda nb: nb.update(metadata=nbformat.from_dict(metadata)))
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metadata": metadata}))
     assert main(["report", str(path), "--out", str(tmp_path / "out")]) == 2
     err = capsys.readouterr().err
     assert f"this notebook is in {language};" in err and len(err.splitlines()) == 1 and not (tmp_path / "out").exists()
@@ -81,8 +81,10 @@ def test_another_language_is_one_line(tmp_path, metadata, language, capsys):
     {}, {"kernelspec": {"name": "conda-env-foo-py"}}, {"kernelspec": {"name": "k", "language": "Python"}}, {"kernelspec": {"name": "venv", "display_name": "R?"}},
     {"kernelspec": {"name": "python3"}, "language_info": {"name": "R"}}, {"language_info": {"name": "ipython"}}, {"kernelspec": None},
     {"kernelspec": {"name": "gone"}, "language_info": {"name": "python", "version": "3.7"}}, {"kernelspec": {"name": "Python [conda env:x]"}}])
-def test_python_under_any_name(metadata):
-    assert language_of(v4.new_notebook(metadata=metadata)).lower().startswith(("python", "ipython"))
+def test_python_under_any_name(tmp_path, metadata):
+    path = write_template(tmp_path / "x.ipynb", "x = 1  # a number")
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"metadata": metadata}))
+    assert [p.name for p in parameters_of(path)] == ["x"] and language_of(read_template(path)).lower().startswith(("python", "ipython"))
 
 
 @pytest.mark.parametrize("name", ["mine.ipynb", "mine.html", "mine.json", "mine.metrics.json"])
