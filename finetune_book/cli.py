@@ -15,12 +15,13 @@ import typer
 import finetune_book
 from .commands.doctor import doctor
 from .commands.predict import predict
-from .commands.reports import make_gallery, render_again, report, sweep, verify
+from .commands.reports import make_gallery, new, render_again, report, sweep, verify
 from .commands.train import train
+from .places import home_folder
 
 # %% ../nbs/library/cli.ipynb #c006
-COMMANDS = {"report": report, "verify": verify, "render": render_again, "sweep": sweep, "gallery": make_gallery,
-            "train": train, "predict": predict, "doctor": doctor}
+COMMANDS = {"report": report, "new": new, "verify": verify, "render": render_again, "sweep": sweep,
+            "gallery": make_gallery, "train": train, "predict": predict, "doctor": doctor}
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]})
 for name, command in COMMANDS.items():
@@ -43,6 +44,7 @@ def top(version: Version = False):
     \b
     finetune-book report finetune_text -p epochs=3 -p data=notes.csv
     finetune-book verify finetune_text
+    finetune-book new my_report.ipynb
     finetune-book sweep finetune_text -p lr=1e-4,3e-4 --seeds 3
     finetune-book train --data notes.csv --text note --label diagnosis --out model/
     finetune-book predict --model model/ "denies chest pain"
@@ -79,7 +81,7 @@ def invoke(args):
     command = typer.main.get_command(app)
     with warnings.catch_warnings():
         warnings.showwarning = warn
-        with command.make_context("finetune-book", args) as context: command.invoke(context)
+        with home_folder(), command.make_context("finetune-book", args) as context: command.invoke(context)
 
 # %% ../nbs/library/cli.ipynb #c013
 def main(argv=None):

@@ -41,6 +41,15 @@ def check_packages():
     raise Ailment(f"{said}; fix: pip install {' '.join(map(repr, wrong))}")
 
 # %% ../../nbs/library/commands_doctor.ipynb #c081
+def mend_kernel():
+    "What mends a kernel that does not start: a home folder, a place for temporary files, else its packages."
+    from finetune_book.checks import InputError
+    from finetune_book.places import home_problem, temp_folder
+    if home_problem(): return f"{home_problem()}; fix: set HOME to a folder you may write to"
+    try: temp_folder()
+    except InputError as e: return f"fix: {e}"
+    return "fix: pip install --force-reinstall ipykernel jupyter_client"
+
 def check_kernel():
     import tempfile
     from nbformat import v4
@@ -50,11 +59,19 @@ def check_kernel():
     nb = v4.new_notebook(cells=[v4.new_code_cell("assert sum(range(5)) == 10")])
     nb.metadata["papermill"] = {}
     seen, watch = Progress(nb, show=False), Watchdog(f"doctor-{time.time_ns()}")
-    with tempfile.TemporaryDirectory(prefix="ftb-") as folder:
-        try: run_cells(nb, Path(folder), seen, watch, 60, 90)
-        except Exception as e:
-            raise Ailment(f"{e}; fix: pip install --force-reinstall ipykernel jupyter_client") from None
+    try:
+        with tempfile.TemporaryDirectory(prefix="ftb-") as folder: run_cells(nb, Path(folder), seen, watch, 60, 90)
+    except Exception as e:
+        raise Ailment(f"{e}; {mend_kernel()}") from None
     return "a kernel of this Python starts and answers"
+
+# %% ../../nbs/library/commands_doctor.ipynb #n4f05c1d
+def check_home():
+    import os
+    from finetune_book.places import home_problem
+    problem = home_problem()
+    if problem: raise Ailment(f"{problem}; fix: set HOME to a folder you may write to, such as HOME=/tmp/me")
+    return f"the home folder is {os.path.expanduser('~')}"
 
 # %% ../../nbs/library/commands_doctor.ipynb #c083
 def check_torch():
@@ -79,7 +96,11 @@ def check_memory(need_mb=1500):
 def check_disk(need_mb=500):
     import shutil
     import tempfile
-    for folder in (Path.cwd(), Path(tempfile.gettempdir())):
+    from finetune_book.checks import InputError
+    from finetune_book.places import temp_folder
+    try: folders = Path.cwd(), Path(temp_folder())
+    except InputError as e: raise Ailment(f"fix: {e}") from None
+    for folder in folders:
         free = shutil.disk_usage(folder).free // 2**20
         if free < need_mb:
             raise Ailment(f"{free} MB are free in {folder}, {need_mb} are needed; "
@@ -129,8 +150,8 @@ def check_page():
         raise Ailment(f"MathJax is missing, formulas would stay raw; {mend}") from None
 
 # %% ../../nbs/library/commands_doctor.ipynb #c095
-CHECKS = (check_python, check_packages, check_torch, check_kernel, check_memory, check_disk, check_carried, check_cache,
-          check_hub, check_page)
+CHECKS = (check_python, check_packages, check_torch, check_home, check_kernel, check_memory, check_disk, check_carried,
+          check_cache, check_hub, check_page)
 
 def doctor():
     """Check this machine: Python, packages, torch, kernel, memory, disk, cache, network; says the fix for what fails.

@@ -12,7 +12,8 @@ from ..checks import InputError
 from .errors import NotPublished
 from .ingredients import ingredients
 from .page import html_page
-from .params import check_values, parameters_of, shown
+from .params import Opened, shown
+from .reads import changes_since
 from .publish import exclusive, result_in, run_report, write_whole
 from .record import json_text, signed
 from .schema import read_record, records
@@ -23,17 +24,17 @@ from .verify import ABSENT, edited_files, same
 def reasons_to_run(template, values=None, out_dir="reports", name=None):
     """Why a report has to be run; an empty list if the published one is what a run would give.
 
-    Compared are the template, the library, package versions, parameters, and the contents of the files and folders that
-    parameters name. Files that a table names are not looked at. Parameters that end in `_dir` are places to write in.
+    Compared are the template, the library, package versions, parameters, the contents of the files and folders that
+    parameters name, and all that the run read beside them. What nobody can follow (a program that was started, the
+    network) is a reason each time. Parameters that end in `_dir` are places to write in.
     """
-    source = find_template(template)
-    nb, name = read_template(source), name or source.stem
-    declared = parameters_of(nb)
-    given = check_values(declared, values or {})
+    opened = Opened.of(template, values)
+    name = name or opened.path.stem
     try: record = read_record(name, out_dir)
     except InputError: return [f"no record of {name} in {out_dir} that can be read"]
-    now = ingredients(template, nb, declared, given)
-    return [*ingredient_reasons(record, now), *file_reasons(record, out_dir)]
+    now = ingredients(template, opened.nb, opened.declared, opened.given)
+    read = changes_since(record["reads"], (Path(out_dir), name))
+    return [*ingredient_reasons(record, now), *read, *file_reasons(record, out_dir)]
 
 # %% ../../nbs/library/report_fresh.ipynb #c069
 def value_reasons(old, new):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['CHOICES_OF', 'shown', 'Parameter', 'allowed', 'check_value', 'declared_in', 'parameters_of', 'check_values',
-           'parse_values', 'parameter_table', 'require']
+           'parse_values', 'Opened', 'parameter_table', 'require']
 
 # %% ../../nbs/library/report_params.ipynb #n94c83c0
 import ast
@@ -16,13 +16,15 @@ import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..adapt import tune_choices
 from ..checks import InputError, check_flag, check_real, check_whole, did_you_mean, shorten
-from .template import find_template, read_template
+from .template import INJECTED, check_language, find_template, read_template, tags_of
 
 # %% ../../nbs/library/report_params.ipynb #c014
 TYPES = {"int": int, "float": float, "bool": bool, "str": str, "list": list, "dict": dict}
@@ -218,7 +220,7 @@ MARKER = "# Parameters"  # the first line of the cell that papermill injects
 
 def tagged_cells(nb):
     "Sources of the code cells that are tagged `parameters`."
-    return [c.source for c in nb.cells if c.cell_type == "code" and "parameters" in c.metadata.get("tags", [])]
+    return [c.source for c in nb.cells if c.cell_type == "code" and "parameters" in tags_of(c)]
 
 # %% ../../nbs/library/report_params.ipynb #n7ff9810
 def parameters_of(template):
@@ -234,10 +236,12 @@ def parameters_of(template):
 
     Raises
     ------
-    InputError if no cell or more than one is tagged `parameters`, or the cell holds more than literals.
+    InputError if the notebook is not in Python, no cell or more than one is tagged `parameters`, or the cell holds more
+    than literals.
     """
     nb = template if hasattr(template, "cells") else read_template(find_template(template))
     where = "this notebook" if nb is template else str(template)
+    check_language(nb, where)
     tagged = tagged_cells(nb)
     if len(tagged) != 1:
         raise InputError(f"{where}: {len(tagged)} code cells are tagged 'parameters', a report has exactly one")
@@ -271,6 +275,39 @@ def parse_values(declared, pairs):
         if name not in known: check_values(declared, {name: text})
         values[name] = read_value(known[name], text)
     return values
+
+# %% ../../nbs/library/report_params.ipynb #n63883e5
+NOTHING = "# this report called no record()"  # the cell that our runner adds to a notebook that recorded nothing
+
+def injected_before(nb, declared, where):
+    "Values that an earlier run put into a notebook, checked."
+    place = f"{where}, the cell of an earlier run"
+    cells = [c.source for c in nb.cells if INJECTED in tags_of(c)]
+    found = {p.name: p.default for source in cells for p in declared_in(source, place)}
+    try: return check_values(declared, found)
+    except InputError as e: raise InputError(f"{place}: {e}") from None
+
+def is_left_over(cell): return INJECTED in tags_of(cell) or cell.get("id") == "run" and cell.source == NOTHING
+
+# %% ../../nbs/library/report_params.ipynb #n9ed046a
+class Opened(NamedTuple):
+    "A template to run: its path, the notebook without what earlier runs put in, declared parameters, values given."
+    path: Path
+    nb: object
+    declared: list
+    given: dict
+
+    @classmethod
+    def of(cls, template, values=None):
+        """Read a template, by name or path, and check values (a dict) for its parameters.
+
+        Values that an earlier run left in the notebook hold unless others are given.
+        """
+        path, declared = find_template(template), parameters_of(template)
+        nb = read_template(path)
+        given = injected_before(nb, declared, str(template)) | check_values(declared, values or {})
+        nb.cells = [c for c in nb.cells if not is_left_over(c)]
+        return cls(path, nb, declared, given)
 
 # %% ../../nbs/library/report_params.ipynb #c053
 def parameter_table(declared):

@@ -10,7 +10,7 @@ import json
 import sys
 import time
 
-from .template import headings
+from .template import SKIP, headings, tags_of
 from ..train.budget import FORECAST
 
 # %% ../../nbs/library/report_progress.ipynb #new1450
@@ -75,17 +75,24 @@ def cell_event(progress):
             "heading": progress.names[index], "elapsed_s": round(progress.begun - progress.started, 1),
             "left_s": None if left is None else round(left, 1)}
 
+# %% ../../nbs/library/report_progress.ipynb #na0c6e70
+def cells_to_run(nb):
+    "(places of the code cells to run, of those that a tag leaves out) in a notebook."
+    code = [i for i, c in enumerate(nb.cells) if c.cell_type == "code" and c.source.strip()]
+    skipped = [i for i in code if SKIP in tags_of(nb.cells[i])]
+    return [i for i in code if i not in skipped], skipped
+
 # %% ../../nbs/library/report_progress.ipynb #nf62d842
 class Progress:
     """What happened to each code cell, and who is told.
 
-    `ran[i]` is (seconds, status, error name, error text); `current` is the cell at work. `show` is True for a bar on
-    stderr, False for none, or a function that takes each event as a dict; `record` the path of an earlier record, to
-    estimate by.
+    `ran[i]` is (seconds, status, error name, error text); `code`, `skipped` as `cells_to_run` tells; `current` the cell
+    at work. `show` is True for a bar on stderr, False for none, or a function that takes each event as a dict;
+    `record` the path of an earlier record, to estimate by.
     """
     def __init__(self, nb, show=False, record=None):
         self.names = headings(nb)
-        self.code = [i for i, c in enumerate(nb.cells) if c.cell_type == "code" and c.source.strip()]
+        self.code, self.skipped = cells_to_run(nb)
         self.earlier = earlier_seconds(record, [self.names[i] for i in self.code]) if record else None
         self.ran, self.current, self.started, self.begun = {}, None, time.monotonic(), 0.
         self.event = show if callable(show) else lambda event: None

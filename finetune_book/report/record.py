@@ -152,25 +152,28 @@ def collect(nb):
 
 # %% ../../nbs/library/report_record.ipynb #c179
 def cells_of(seen):
-    "Number, heading and seconds of each code cell of a run that ended."
-    timed = [(seen.names[i], round(seen.ran[i][0], 3)) for i in seen.code]
-    return [{"cell": n, "heading": heading, "seconds": seconds} for n, (heading, seconds) in enumerate(timed, 1)]
+    "Number, heading, seconds and whether it raised, of each code cell of a run that ended."
+    def cell(n, i):
+        seconds, status, *_ = seen.ran[i]
+        return {"cell": n, "heading": seen.names[i], "seconds": round(seconds, 3), "raised": status == "error"}
+    return [cell(n, i) for n, i in enumerate(seen.code, 1)]
 
 def make_record(job, started, resumed=False):
     """What NAME.json holds: everything that went into a run and came out of it.
 
     Parameters
     ----------
-    job : what `report.publish` knows of it: name, nb, declared, before (the ingredients), seen, watch
+    job : what `report.publish` knows of it: name, nb, declared, before (the ingredients), seen, watch, reads
     started : datetime, UTC
     resumed : bool, whether an interrupted run had left its training here
     """
     given = job.before["parameters"]
     cells = cells_of(job.seen)
-    return {"schema": 2, "report": job.name, "title": title_of(job.nb)[0], **job.before,
+    return {"schema": 3, "report": job.name, "title": title_of(job.nb)[0], **job.before,
             "changed": [p.name for p in job.declared if given[p.name] != p.default], **collect(job.nb),
             "started": started.isoformat(timespec="seconds"), "seconds": round(sum(c["seconds"] for c in cells), 3),
-            "peak_mb": job.watch.peak_mb, "resumed": resumed, "cells": cells}
+            "peak_mb": job.watch.peak_mb, "resumed": resumed, "cells": cells,
+            "skipped": [job.seen.names[i] for i in job.seen.skipped], "reads": job.reads}
 
 # %% ../../nbs/library/report_record.ipynb #c190
 def json_text(value):

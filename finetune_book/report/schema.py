@@ -64,7 +64,23 @@ CELL = exactly(
     "One code cell.",
     cell=count("its number, counted from 1", 1),
     heading=text("the last heading above it"),
-    seconds=described("how long it ran", "number", minimum=0))
+    seconds=described("how long it ran", "number", minimum=0),
+    raised=described("whether it ended in an error that its tag raises-exception expects", "boolean"))
+def or_none(part): return part | {"type": [part["type"], "null"]}
+
+OPENED = exactly(
+    "A file; null where it was looked for and is not there.",
+    bytes=count("its size"), mtime_ns=count("when it changed, in nanoseconds"), sha256=sha256("over its content"))
+LISTED = exactly(
+    "Which names a folder holds.", entries=count("how many"), sha256=sha256("over the names, sorted"))
+READS = exactly(
+    "What the run read beside the sources of its parameters, as it was when the run had ended.",
+    files=mapping("by path, from the working directory, from ~ or absolute", or_none(OPENED)),
+    folders=mapping("folders whose names it listed, by path", or_none(LISTED)),
+    variables=mapping("environment variables: sha256 over NAME=value, null if not set", sha256("of one", "null")),
+    packages=mapping("installed packages it imported", text("a version")),
+    unknown=described("why it cannot be told what a second run would read", "array", items=text("a reason")),
+    only_read=described("parameters *_dir that name a folder it only read", "array", items=text("a name")))
 FILES = exactly(
     "sha256 of what was published beside this record.",
     html=sha256("NAME.html"),
@@ -73,6 +89,7 @@ METRICS = "the numbers of the report, nested as the template gave them; finite n
 DATA = "what the template said about its data; of each table the rows and the sha256 of the content"
 BUDGET = "what the template predicted of time and memory, below the key budget of its metrics; never compared"
 RESUMED = "whether a run that was interrupted had left its training here, so that seconds tell only the rest"
+SKIPPED = "the code cells that did not run because they are tagged skip-execution"
 RESULTS = dict(
     metrics=described(METRICS, "object"),
     data=described(DATA, "object"),
@@ -81,14 +98,16 @@ RESULTS = dict(
     peak_mb=count("largest memory of the kernel and its children, in MB"),
     budget=described(BUDGET, "object"),
     resumed=described(RESUMED, "boolean"),
-    cells=described("the code cells, in order", "array", items=CELL),
+    cells=described("the code cells that ran, in order", "array", items=CELL),
+    skipped=described(SKIPPED, "array", items=text("the last heading above it")),
+    reads=READS,
     files=FILES)
 
 # %% ../../nbs/library/report_schema.ipynb #n0dd092c
 _DIALECT = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "Record of a report (NAME.json)"}
 RECORD_SCHEMA = _DIALECT | exactly(
     "What went into one run of a report and what came out of it.",
-    schema={"description": "version of this schema", "const": 2},
+    schema={"description": "version of this schema", "const": 3},
     report=text("the name it was published under", minLength=1),
     title=text("title of the page"),
     **INGREDIENTS,

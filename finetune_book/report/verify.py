@@ -16,7 +16,7 @@ from pathlib import Path
 from ..checks import InputError, check_real
 from .errors import Interrupted, ReportError
 from .ingredients import hash_template
-from .params import check_values, parameters_of, shown
+from .params import check_values, is_left_over, parameters_of, shown
 from .publish import run_report
 from .schema import read_record
 from .template import find_template, read_template
@@ -111,6 +111,10 @@ def known(record):
     facts = leaves({"template": hashes["template"], "library": hashes["library"], "versions": record["versions"]})
     facts |= {f"input {name}": source["sha256"] or "unknown" for name, source in record["inputs"].items()}
     facts |= {f"data {path}": value for path, value in leaves(record["data"]).items() if path}
+    reads = record["reads"]
+    opened = {f"{kind} {k}": s["sha256"] for kind in ("file", "folder") for k, s in reads[f"{kind}s"].items() if s}
+    facts |= opened | {f"variable {k}": s or "not set" for k, s in reads["variables"].items()}
+    facts |= {f"package {k}": version for k, version in reads["packages"].items()}
     return facts | {f"machine.{key}": place[key] for key in ("system", "cpu", "threads", "gpu")}
 
 def differences(before, after):
@@ -192,7 +196,7 @@ def restored_template(record, out_dir, where):
     path = Path(out_dir) / f"{record['report']}.ipynb"
     if not path.is_file(): return None
     nb = read_template(path)
-    nb.cells = [c for c in nb.cells if "injected-parameters" not in c.metadata.get("tags", []) and c.get("id") != "run"]
+    nb.cells = [c for c in nb.cells if not is_left_over(c)]
     for cell in nb.cells:
         if cell.cell_type == "code": cell.outputs = []
     if hash_template(nb) != record["hashes"]["template"]: return None
@@ -211,8 +215,10 @@ def template_of(record, out_dir, where):
 
 # %% ../../nbs/9_reports/92_verify.ipynb #c056
 def values_again(record, template, where):
-    "The recorded parameters for a rerun; folders to write in (`*_dir`) are fresh ones below `where`."
-    values = {k: str(where / k) if k.endswith("_dir") and v else v for k, v in record["parameters"].items()}
+    "The recorded parameters for a rerun; folders that it wrote in (`*_dir`) are fresh ones below `where`."
+    stays = record["reads"]["only_read"]
+    fresh = {k: str(where / k) for k, v in record["parameters"].items() if k.endswith("_dir") and v and k not in stays}
+    values = record["parameters"] | fresh
     try: return check_values(parameters_of(template), values)
     except InputError as e:
         why = "cannot be run again, its template takes other parameters now"
