@@ -11,14 +11,14 @@ import json
 import re
 from base64 import b64encode
 
-from .inert import inert, library_in, missing, quiet_text
+from .inert import SCRIPT, inert, library_in, missing, quiet_text
 
 # %% ../../nbs/library/report_bundles.ipynb #n60b7b5f
 def tight(data): return re.sub(r"\s", "", data if isinstance(data, str) else "".join(data))
 
 def number(value):
-    "A width or height, if it is one."
-    return f"{float(value):g}" if re.fullmatch(r"\d{1,5}(\.\d+)?", str(value)) else None
+    "A number that is written plainly, as text; None if it is none."
+    return f"{float(value):g}" if re.fullmatch(r"\d{1,12}(\.\d+)?", str(value)) else None
 
 def png_width(data):
     "Width in pixels, from the head of a PNG in base64; None if it is none."
@@ -63,7 +63,7 @@ def said_by(state):
     return quiet_text(str(state.get("description") or "")), quiet_text("" if value is None else str(value))
 
 def bar_html(state, show):
-    low, high, value = (float(state.get(k) or 0) for k in ("min", "max", "value"))
+    low, high, value = (float(number(state.get(k)) or 0) for k in ("min", "max", "value"))
     share = (value - low) / (high - low) if high > low else 1.0
     done = f'<progress max="1" value="{share:.4g}">{share:.0%}</progress>'
     return f"{said_by(state)[0]} {done}"
@@ -86,7 +86,16 @@ def titled_html(state, show):
     parts = [(titles[i] if i < len(titles) else "", c) for i, c in enumerate(state.get("children", []))]
     return "".join(f"<div><strong>{quiet_text(str(title))}</strong> {show(child)}</div>" for title, child in parts)
 
-def outputs_html(state, show): return "".join(one_form(o, show.states).data["text/html"] for o in state.get("outputs", []))
+def outputs_html(state, show):
+    "What was printed and shown inside an Output widget."
+    from nbformat import from_dict
+    return "".join(inside_html(from_dict(o), show.states) for o in state.get("outputs", []))
+
+def inside_html(output, states):
+    "An output inside a widget as HTML."
+    if "data" not in output: return f"<pre>{quiet_text(output.get('text') or output.get('evalue') or '')}</pre>"
+    data = one_form(output, states).data
+    return data.get("text/html") or "".join(f"<pre>{quiet_text(text)}</pre>" for text in data.values())
 
 WIDGETS = {"HBoxModel": box_html, "BoxModel": box_html, "GridBoxModel": box_html,
            "VBoxModel": lambda state, show: box_html(state, show, down=True), "OutputModel": outputs_html,
@@ -139,11 +148,11 @@ def form_for(kind):
 
 def called(kind):
     "What a form without a way to show it is, in words."
-    if "javascript" in kind: return "the output of a script (JavaScript)"
+    if "javascript" in kind: return SCRIPT
     if kind == "application/pdf": return "a PDF"
     if kind == VIEW: return "a Jupyter widget, whose state was not stored"
     name = library_in(kind)
-    return name if name != "a script" else f"an output of the kind {kind}"
+    return name if name != SCRIPT else f"an output of the kind {kind}"
 
 def is_still(kind): return kind.startswith("image/")
 
@@ -162,7 +171,12 @@ def shown_in(data):
         gone, still = lively(text), [k for k in known if is_still(k)]
         if not gone and still and inert(text).lost: return still[0], [*lost, *inert(text).lost]
         if gone: known, lost = known[1:], [*lost, *gone] if text.strip() else lost
-    return (known[0] if known else None), list(dict.fromkeys(lost))
+    return (known[0] if known else None), told_once(lost)
+
+def told_once(lost):
+    "Each thing once; that there was a script need not be said beside what it would draw."
+    found = list(dict.fromkeys(lost))
+    return [said for said in found if said != SCRIPT or len(found) == 1]
 
 def joined(data): return "".join(data) if isinstance(data, list) and all(isinstance(t, str) for t in data) else data
 

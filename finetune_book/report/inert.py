@@ -84,17 +84,25 @@ def split_at_commas(tokens):
         else: found[-1].append(token)
     return found
 
+def sound(tokens):
+    "Whether tokens hold nothing that could end a rule or begin another."
+    ends = {";", "{", "}", "<!--", "-->"}
+    return not any(t.type in ("error", "{} block", "url", "at-keyword") or t.type == "literal" and t.value in ends
+                   for t in tokens_in(tokens))
+
 def below(selector, scope, prefix):
     "A selector that reaches only what is inside #scope, or None if it could reach past it."
+    if not sound(selector): return None
     for token in tokens_in(selector):
         if token.type == "hash": token.value = prefix + token.value
     text = tinycss2.serialize(selector).strip()
-    if not text or text[0] in "+~>|" or "{" in text: return None
+    if not text or text[0] in "+~>|": return None
     return f"#{scope}{text[5:]}" if re.match(r":root\b(?!\s*[+~])", text) else f"#{scope} {text}"
 
 def scoped_rule(rule, scope, prefix):
     "One rule of a sheet as CSS that holds inside #scope; '' if nothing of it is kept."
     if rule.type == "at-rule" and rule.lower_at_keyword in ("media", "supports") and rule.content is not None:
+        if not sound(rule.prelude): return ""
         inner = scoped(rule.content, scope, prefix)
         return f"@{rule.lower_at_keyword} {tinycss2.serialize(rule.prelude).strip()}{{{inner}}}" if inner else ""
     if rule.type != "qualified-rule": return ""
@@ -104,13 +112,13 @@ def scoped_rule(rule, scope, prefix):
 
 def scoped(css, scope, prefix):
     "A style sheet (text or tokens) as CSS that holds inside #scope."
-    rules = tinycss2.parse_rule_list(css, skip_comments=True, skip_whitespace=True)
+    rules = tinycss2.parse_stylesheet(css, skip_comments=True, skip_whitespace=True)
     return "".join(scoped_rule(r, scope, prefix) for r in rules).replace("</", "<\\/")
 
 def sheet_paints(css):
     "Whether a sheet fixes colours and says nothing of dark pages."
     if "prefers-color-scheme" in css: return False
-    rules = tinycss2.parse_rule_list(css, skip_comments=True, skip_whitespace=True)
+    rules = tinycss2.parse_stylesheet(css, skip_comments=True, skip_whitespace=True)
     return any(paints(d) for r in rules if r.type == "qualified-rule" for d in kept_of(r.content))
 
 # %% ../../nbs/library/report_inert.ipynb #nf1d7b72
@@ -202,10 +210,12 @@ LIBRARIES = {"plotly": "a Plotly figure", "vega": "a Vega or Altair chart", "bok
              "highcharts": "a Highcharts chart", "mermaid": "a Mermaid diagram", "three.js": "a three.js scene",
              "d3": "a D3 figure"}
 
+SCRIPT = "what a script would add"
+
 def library_in(text):
     "What the script of an output would draw, by the library that it names."
     low = text.lower()
-    return next((said for word, said in LIBRARIES.items() if re.search(rf"\b{re.escape(word)}", low)), "a script")
+    return next((said for word, said in LIBRARIES.items() if re.search(rf"\b{re.escape(word)}", low)), SCRIPT)
 
 def missing(what): return f'<span class="missing" role="note">Not shown: {html.escape(what)}.</span>'
 
@@ -232,7 +242,7 @@ class Reader(HTMLParser):
         given = {k: v or "" for k, v in attrs}
         if tag in ("style", "script"): self.inside, self.runs = tag, runs(given)
         if tag == "script" and self.runs and given.get("src"): self.lost.append(library_in(given["src"]))
-        if tag in LOST: self.lost.append(LOST[tag])
+        if tag in LOST: self.lost.append(embedded(LOST[tag], given))
         self.rest.append(self.img(given) if tag == "img" else self.get_starttag_text())
 
     def handle_startendtag(self, tag, attrs): self.handle_starttag(tag, attrs)
@@ -258,6 +268,11 @@ class Reader(HTMLParser):
 
     def handle_entityref(self, name): self.rest.append(f"&{name};")
     def handle_charref(self, name): self.rest.append(f"&#{name};")
+
+def embedded(said, given):
+    "What an embedded page or object is, by the library that it names if it names one."
+    library = library_in(f"{given.get('srcdoc', '')} {given.get('src', '')} {given.get('data', '')}")
+    return said if library == SCRIPT else library
 
 def runs(given):
     "Whether a script's type is one that browsers run."

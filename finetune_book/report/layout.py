@@ -128,6 +128,12 @@ def say_scopes(table):
     for cell in table.find_all("th"):
         if not cell.get("scope"): cell["scope"] = "row" if cell.find_parent("tbody") else "col"
 
+def light_ground(part):
+    "Give the paragraph of prose in which a colour is fixed a light ground: it may not be readable on a dark one."
+    block = part
+    while block.parent is not None and "prose" not in block.parent.get("class", []): block = block.parent
+    block["class"] = [*block.get("class", []), "paper"]
+
 def box_long(pre, what="Long output"):
     "Let long printed text scroll in a box that the keyboard reaches."
     lines = pre.get_text().count("\n") + 1
@@ -156,6 +162,8 @@ def arranged(cells, contents=True):
     fold_cells(soup)
     for table in soup.find_all("table"): say_scopes(table); fold_table(soup, table)
     for pre in soup.select(".jp-RenderedText > pre, .json > pre"): box_long(pre)
+    for part in soup.select(".prose [style*='color'], .prose [style*='background'], .prose [color], .prose [bgcolor]"):
+        light_ground(part)
     for image in soup.find_all("img"):
         if not image.get("alt", "").strip(): image["alt"] = "Figure without a description"
     return str(soup)

@@ -24,7 +24,7 @@ TEXT = """
 body{margin:0;background:var(--page);color:var(--text);
 font:1.0625rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","Noto Sans CJK SC",sans-serif}
 main{max-width:66rem;margin:0 auto;padding:1.6rem 1.25rem 4rem;overflow-wrap:break-word}
-.prose>:is(p,ul,ol,dl,blockquote,h1,h2,h3,h4),.jp-RenderedMarkdown>:is(p,ul,ol,dl,blockquote){max-width:47rem}
+.prose>:is(p,ul,ol,dl,blockquote),.jp-RenderedMarkdown>:is(p,ul,ol,dl,blockquote){max-width:47rem}
 h1{font-size:2.1rem;line-height:1.2;margin:.2em 0 .4em} h3{font-size:1.15rem;margin:1.5em 0 .4em} p{margin:.6em 0}
 h2{font-size:1.45rem;line-height:1.3;margin:1.6em 0 .5em;padding-top:.5em;border-top:1px solid var(--line)}
 a{color:var(--link)} hr{border:0;border-top:1px solid var(--line)}
@@ -32,7 +32,7 @@ blockquote{margin:.8em 0;padding:0 0 0 1em;border-left:3px solid var(--line);col
 .notice{margin:1em 0 2em;padding:.8em 1.1em;background:var(--bad);color:var(--badtext);
 border:1px solid currentColor;border-radius:6px}
 .notice p{margin:.3em 0} .notice a{color:inherit}
-.missing{display:inline-block;margin:.2em 0;padding:.25em .7em;border:1px dashed var(--quiet);border-radius:6px;
+.missing{display:inline-block;margin:.2em .4em .2em 0;padding:.25em .7em;border:1px dashed var(--quiet);border-radius:6px;
 color:var(--quiet);background:var(--code);font-size:.92em}
 """
 
@@ -74,6 +74,8 @@ OUTPUT = """
 background:#fff;color:#1b1c20;padding:.4em .8em;border-radius:6px}
 table{border-collapse:collapse;margin:1em 0;font-size:.92em;line-height:1.4;font-variant-numeric:tabular-nums}
 table.data,table.dataframe,.prose table{width:100%}
+table.dataframe,table.dataframe :is(th,td){border:0;text-align:left!important;vertical-align:top!important}
+table.dataframe tr{border-bottom:1px solid var(--line)}
 caption{caption-side:top;text-align:left;font-weight:600;padding:.2em 0 .5em}
 th,td{padding:.3em .9em .3em 0;text-align:left;vertical-align:top;unicode-bidi:isolate}
 thead th{border-bottom:2px solid var(--line);color:var(--quiet);font-weight:600}

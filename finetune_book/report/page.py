@@ -35,7 +35,8 @@ processHtmlClass:"maths|jp-RenderedLatex|jp-RenderedMarkdown"}};"""
 TOGGLE = """(function(){var doc=document,button=doc.getElementById("toggle-code"),open=false;button.hidden=false;
 button.addEventListener("click",function(){open=!open;button.textContent=open?"Hide code":"Show code";
 button.setAttribute("aria-expanded",open);
-doc.querySelectorAll(".code").forEach(function(cell){cell.hidden=!open})});
+doc.querySelectorAll(".code").forEach(function(cell){cell.hidden=!open;if(open)unfold(cell)})});
+function unfold(e){for(;e;e=e.parentElement)if(e.tagName==="DETAILS")e.open=true}
 doc.querySelectorAll("tbody.rest").forEach(function(rest){var more=doc.createElement("button"),n=rest.rows.length;
 function fold(yes){rest.classList.toggle("folded",yes);more.setAttribute("aria-expanded",!yes);
 more.textContent=yes?"Show "+n+" more rows":"Show fewer rows"}
@@ -43,7 +44,7 @@ more.type="button";more.className="more";rest.parentNode.after(more);fold(true);
 more.addEventListener("click",function(){fold(!rest.classList.contains("folded"))})});
 function reveal(){var id=location.hash.slice(1),to;try{id=decodeURIComponent(id)}catch(e){}
 to=id&&doc.getElementById(id);if(!to)return;
-for(var e=to;e;e=e.parentElement)if(e.tagName==="DETAILS")e.open=true;to.scrollIntoView()}
+unfold(to);to.scrollIntoView()}
 addEventListener("hashchange",reveal);reveal();
 doc.addEventListener("click",function(event){var a=event.target.closest("a[href^='#']");
 if(a&&a.hash===location.hash)reveal()});
@@ -211,7 +212,8 @@ def prepared(nb):
         if cell.cell_type != "code": continue
         top += in_one_form(filter(on_top, cell.outputs), states)
         cell.outputs = in_one_form([o for o in cell.outputs if not on_top(o)], states)
-    if top: nb.cells.append(v4.new_code_cell("", outputs=top, metadata={"tags": ["place-top", "remove-input"]}))
+    said = {"tags": ["place-top", "remove-input"]}
+    if top: nb.cells.append(v4.new_code_cell("", id="place-top", outputs=top, metadata=said))
     return nb
 
 STATES = "application/vnd.jupyter.widget-state+json"
