@@ -6,7 +6,6 @@
 __all__ = ['one_form', 'only']
 
 # %% ../../nbs/library/report_bundles.ipynb #n2415432
-import html
 import json
 import re
 from base64 import b64encode
@@ -86,6 +85,7 @@ def titled_html(state, show):
     parts = [(titles[i] if i < len(titles) else "", c) for i, c in enumerate(state.get("children", []))]
     return "".join(f"<div><strong>{quiet_text(str(title))}</strong> {show(child)}</div>" for title, child in parts)
 
+# %% ../../nbs/library/report_bundles.ipynb #n845cf79
 def outputs_html(state, show):
     "What was printed and shown inside an Output widget."
     from nbformat import from_dict
@@ -97,6 +97,7 @@ def inside_html(output, states):
     data = one_form(output, states).data
     return data.get("text/html") or "".join(f"<pre>{quiet_text(text)}</pre>" for text in data.values())
 
+# %% ../../nbs/library/report_bundles.ipynb #n50b8631
 WIDGETS = {"HBoxModel": box_html, "BoxModel": box_html, "GridBoxModel": box_html,
            "VBoxModel": lambda state, show: box_html(state, show, down=True), "OutputModel": outputs_html,
            "HTMLModel": lambda state, show: f"{said_by(state)[0]} {state.get('value') or ''}",
@@ -104,13 +105,12 @@ WIDGETS = {"HBoxModel": box_html, "BoxModel": box_html, "GridBoxModel": box_html
            "CheckboxModel": tick_html, "ToggleButtonModel": tick_html, "ValidModel": tick_html,
            "AccordionModel": titled_html, "TabModel": titled_html, "StackModel": titled_html}
 WIDGETS |= dict.fromkeys(("FloatProgressModel", "IntProgressModel"), bar_html)
-WIDGETS |= dict.fromkeys(("DropdownModel", "SelectModel", "RadioButtonsModel", "ToggleButtonsModel", "SelectMultipleModel",
-                          "SelectionSliderModel", "SelectionRangeSliderModel"), choice_html)
-WIDGETS |= dict.fromkeys(("LabelModel", "TextModel", "TextareaModel", "IntSliderModel", "FloatSliderModel", "IntTextModel",
-                          "FloatTextModel", "BoundedIntTextModel", "BoundedFloatTextModel", "IntRangeSliderModel",
-                          "FloatRangeSliderModel", "FloatLogSliderModel", "ButtonModel", "DatePickerModel",
-                          "ColorPickerModel", "ComboboxModel", "PlayModel"), control_html)
+CHOICES = """Dropdown Select RadioButtons ToggleButtons SelectMultiple SelectionSlider SelectionRangeSlider""".split()
+CONTROLS = """Label Text Textarea IntSlider FloatSlider IntText FloatText BoundedIntText BoundedFloatText IntRangeSlider
+FloatRangeSlider FloatLogSlider Button DatePicker ColorPicker Combobox Play""".split()
+WIDGETS |= {f"{name}Model": choice_html for name in CHOICES} | {f"{name}Model": control_html for name in CONTROLS}
 
+# %% ../../nbs/library/report_bundles.ipynb #nf952b71
 class Shelf:
     "Shows widgets by their address (`IPY_MODEL_…`); `states` are the stored models. One inside itself is not followed."
     def __init__(self, states): self.states, self.open = states, []
@@ -202,20 +202,19 @@ def one_form(output, states=None):
     -------
     nbformat output, whose data holds one of text/html, text/markdown, text/latex, text/plain; {} for nothing
     """
-    from nbformat import v4
     data, view = output.data, (output.data.get(VIEW) or {}).get("model_id")
-    def as_html(markup): return v4.new_output("display_data", {"text/html": markup} if markup else {}, metadata=output.metadata)
+    def as_html(markup): return only(output, {"text/html": markup} if markup else {})
     if view in (states or {}): return as_html(Shelf(states)(view))
     kind, lost = shown_in(data)
     if kind is None: return as_html("".join(map(missing, lost)))
     value = joined(data[kind])
-    if kind == "text/plain": return as_html(plain_html(value, lost)) if lost or BAR.match(value) else only(output, kind, value)
+    if kind == "text/plain" and (lost or BAR.match(value)): return as_html(plain_html(value, lost))
     write = form_for(kind)
-    if write is None: return only(output, kind, value)
+    if write is None: return only(output, {kind: value})
     note = f"<figcaption>A still picture of {' and '.join(lost)}.</figcaption>" if lost and is_still(kind) else ""
     return as_html(write(kind, value, said_of(output, kind)) + note)
 
-def only(output, kind, value):
-    "An output with one form."
+def only(output, data):
+    "An output with one form, or none."
     from nbformat import v4
-    return v4.new_output("display_data", {kind: value}, metadata=output.metadata)
+    return v4.new_output("display_data", data, metadata=output.metadata)

@@ -59,6 +59,7 @@ def fold_section(soup, cell):
     summary.append(top.extract())
     for e in [summary, cell, *inside]: details.append(e.extract())
 
+# %% ../../nbs/library/report_layout.ipynb #n30cdc37
 def fold_cells(soup):
     "Close what the tags of its cell say: sections (fold), outputs or whole cells (hide-output, hide-cell)."
     for cell in soup.select(".celltag_fold"):
@@ -104,7 +105,10 @@ def rows_of(table):
     bodies = table.find_all("tbody", recursive=False)
     return elements(bodies[0].children) if len(bodies) == 1 else []
 
-def spans(row): return max([int(c.get("rowspan", 1)) if str(c.get("rowspan", 1)).isdigit() else 1 for c in elements(row.children)] or [1])
+def spans(row):
+    "Rows that the highest cell of a row reaches over."
+    said = [str(c.get("rowspan", 1)) for c in elements(row.children)]
+    return max([int(n) for n in said if re.fullmatch(r"[0-9]{1,5}", n)] or [1])
 
 def cut_row(rows, most):
     "The first row, from `most` on, above which no cell reaches down from above; None if there is none."
