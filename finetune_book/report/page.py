@@ -15,6 +15,7 @@ import re
 import warnings
 from base64 import b64encode
 from copy import deepcopy
+from functools import cache
 from importlib import metadata, util
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -86,6 +87,11 @@ def picture_at(address, folder):
         return kind, b64encode(path.read_bytes()).decode()
     except (OSError, ValueError): return None
 
+def shown_by(text):
+    "The HTML of Markdown; nothing if it cannot be read, which is told when the page is made."
+    try: return markdown_html(text)
+    except Exception: return ""
+
 def found_for(markup, folder):
     "address → (kind, base64) of the pictures that HTML asks for and that the folder holds."
     found = {address: picture_at(address, folder) for address in asked_for(markup)}
@@ -102,11 +108,11 @@ def carry_pictures(nb, folder):
     """
     for cell in nb.cells:
         if cell.cell_type == "markdown":
-            found = found_for(markdown_html(cell.source), folder)
+            found = found_for(shown_by(cell.source), folder)
             if found: cell.setdefault("attachments", {}).update({a: {kind: data} for a, (kind, data) in found.items()})
         for output in cell.get("outputs", []):
             texts = {k: "".join(v) for k, v in output.get("data", {}).items() if k in ("text/html", "text/markdown")}
-            shown = "".join(markdown_html(t) if k == "text/markdown" else t for k, t in texts.items())
+            shown = "".join(shown_by(t) if k == "text/markdown" else t for k, t in texts.items())
             found = found_for(shown, folder) if "<img" in shown else {}
             own = {a: f"data:{kind};base64,{data}" for a, (kind, data) in found.items()}
             if own: output.metadata.setdefault("finetune_book", {})["pictures"] = own
@@ -163,13 +169,14 @@ def markdown_html(text, **given):
             except (InvalidNotebook, StopIteration): return src
     return MarkdownWithMath(renderer=Renderer(escape=False, exclude_anchor_links=True, **given)).render(text)
 
-def own_filters(sheets):
-    "The filters that replace nbconvert's; the scoped style sheets of outputs are added to `sheets`."
+def own_filters():
+    "The filters that replace nbconvert's; the scoped style sheets of outputs are added to `resources.sheets`."
     from jinja2 import pass_context
     @pass_context
     def clean_html(context, markup):
         cell, output = context.get("cell") or {}, context.get("output")
         if output is None: return inert_prose(markup, carried_by(cell))
+        sheets = context["resources"]["sheets"]
         sheets.append("")
         return inert_output(markup, f"o{len(sheets)}", carried_by(cell, output), sheets)
     @pass_context
@@ -227,18 +234,22 @@ def has_maths(nb):
     return any("$" in t or "\\(" in t or "\\begin" in t for t in texts)
 
 # %% ../../nbs/library/report_page.ipynb #n90a6a3e
-def cells_html(nb):
-    "(HTML of the cells of a notebook, style sheets of its outputs), through nbconvert."
+@cache
+def exporter():
+    "nbconvert's exporter with our template; made once."
     from nbconvert import HTMLExporter
     class Exporter(HTMLExporter):
         def get_prefix_root_dirs(self): return [nbconvert_home()]
-    log, sheets = logging.getLogger("finetune_book.report.page"), []
+    log = logging.getLogger("finetune_book.report.page")
     log.setLevel(logging.CRITICAL + 1)  # it warns about pictures in raw HTML that lack alt text, after adding one
     told = dict(exclude_anchor_links=True, exclude_input_prompt=True, exclude_output_prompt=True, sanitize_html=True)
-    exporter = Exporter(raw_template=CELLS, filters=own_filters(sheets), config=settings(), log=log, **told)
-    made = exporter.from_notebook_node(prepared(nb))[0]
+    return Exporter(raw_template=CELLS, filters=own_filters(), config=settings(), log=log, **told)
+
+def cells_html(nb):
+    "(HTML of the cells of a notebook, style sheets of its outputs), through nbconvert."
+    made, resources = exporter().from_notebook_node(prepared(nb), resources={"sheets": []})
     contents = (nb.metadata.get("finetune_book") or {}).get("contents", True)
-    return arranged(made, contents), "".join(sheets)
+    return arranged(made, contents), "".join(resources["sheets"])
 
 # %% ../../nbs/library/report_page.ipynb #na3f50d3
 def page_head(nb, scripts, css=""):
