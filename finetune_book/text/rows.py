@@ -71,7 +71,7 @@ class TextRows(Rows):
     @classmethod
     def rates_for(cls, base):
         "The carried base is small; others are larger, and their makers fine-tuned them at 5e-5 or below."
-        return dict(head=1e-2, body=3e-4 if base in (None, "book-bert") else 5e-5)
+        return dict(head=1e-2, body=2e-4 if base in (None, "book-bert") else 5e-5)
 
     def usual_methods(self, n):
         "The head alone for the fewest rows, where moving the body mostly adds chance; else everything."
