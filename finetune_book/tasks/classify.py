@@ -79,8 +79,8 @@ def refuse_as_class(y):
     if y.dtype.kind == "f":
         odd = np.flatnonzero(y != np.floor(y))
         if len(odd):
-            raise InputError(f"Unknown label type: continuous: training label {odd[0]} is {y[odd[0]]}; classes are text "
-                             "or whole numbers, and numbers to predict are for a regressor")
+            raise InputError(f"Unknown label type: continuous: training label {odd[0]} is {y[odd[0]]}; classes are "
+                             "text or whole numbers, and numbers to predict are for a regressor")
     for row, label in enumerate(y.tolist() if y.dtype.kind in "UO" else ()):
         try: label.encode()
         except UnicodeEncodeError:
