@@ -127,6 +127,7 @@ def fold_table(soup, table, most=MOST_ROWS - 2):
     for row in rows[cut:]: body.append(row.extract())
     table.find("tbody", recursive=False).insert_after(body)
 
+# %% ../../nbs/library/report_layout.ipynb #n3e61d53
 def say_scopes(table):
     "Say of each header cell whether it heads a column or a row."
     for cell in table.find_all("th"):

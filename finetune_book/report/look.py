@@ -73,7 +73,7 @@ OUTPUT = """
 .jp-OutputArea-output img.chart{background:none;color:inherit;border-radius:0}
 .own{contain:paint;position:relative}
 .paper{color-scheme:light;--page:#fff;--text:#1b1c20;--quiet:#565a64;--line:#d5d8de;--code:#f5f6f8;--link:#0b57b0;
-background:#fff;color:#1b1c20;padding:.4em .8em;border-radius:6px}
+background:#fff;color:#1b1c20;padding:.4em .8em;border-radius:6px;width:fit-content;max-width:100%}
 table{border-collapse:collapse;margin:.5em 0;font-size:.92em;line-height:1.4;font-variant-numeric:tabular-nums}
 table.data,table.dataframe,.prose table{width:100%}
 table.dataframe,table.dataframe :is(th,td){border:0;text-align:left!important;vertical-align:top!important}
