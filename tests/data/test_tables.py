@@ -150,7 +150,7 @@ def test_target_that_is_no_number(tmp_path):
 
 def test_broken_tables(tmp_path):
     line_of(lambda: read_table(write(tmp_path, "text,label\nwell, very good,pos\nno, bad,neg\n")), "Expected 2 fields", "double quotes")
-    line_of(lambda: read_table(write(tmp_path, 'text,label\n"never closed,pos\n')), "EOF inside string")
+    line_of(lambda: read_table(write(tmp_path, 'text,label\n"never closed,pos\n')), "line 2 opens a quote that never closes")
     line_of(lambda: read_table(write(tmp_path, '{"text": "a", "label": "x"}\n{"text": ', "a.jsonl")), "line 2 is not JSON")
     line_of(lambda: read_table(write(tmp_path, "[1, 2]", "a.json")), "row 1 is a int")
     line_of(lambda: read_table(write(tmp_path, "[" * 100_000, "a.json")), "not JSON")
