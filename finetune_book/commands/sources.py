@@ -67,9 +67,10 @@ def picture_parts(data, column, label, group):
     from finetune_book.data.picture_tables import read_picture_source
     from finetune_book.data.tables import as_labels, find_source, load_frame, pick_column
     parts = read_picture_source(data, column, label)
-    if group and "all" not in parts or group and find_source(data).is_dir():
+    table = None if not group or data in PICTURE_SETS else find_source(data)
+    if group and (table is None or table.is_dir()):
         raise InputError(f"--group {group}: only a table of pictures has such a column")
-    if group: parts["all"][1]["group"] = as_labels(pick_column(load_frame(find_source(data)), group, data), data, group)
+    if group: parts["all"][1]["group"] = as_labels(pick_column(load_frame(table), group, data), data, group)
     return {name: (list(X), frame) for name, (X, frame) in parts.items()}
 
 # %% ../../nbs/library/commands_sources.ipynb #n7484d83

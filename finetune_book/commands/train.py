@@ -25,8 +25,9 @@ def check_model_folder(out):
     staging_folder(out).rmdir()
 
 # %% ../../nbs/library/commands_train.ipynb #nd8466be
-Data = Annotated[str, typer.Option("--data", help="A table (CSV, TSV, JSON lines, Parquet), a folder of tables, "
-                                                  "a folder with one folder of pictures a class, or a carried set.")]
+Data = Annotated[str, typer.Option("--data", help="A table (CSV, TSV, JSON lines, Parquet, Excel), a folder of tables, "
+                                                  "a folder with one folder of pictures a class, a .zip of these, "
+                                                  "a carried set, or hf:owner/name.")]
 Text = Annotated[str | None, typer.Option(help="Column of the text; text if not given.")]
 Paths = Annotated[str | None, typer.Option(help="Column of the pictures' paths; path if not given.")]
 Label = Annotated[str, typer.Option(help="Column of the label.")]

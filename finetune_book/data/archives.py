@@ -7,6 +7,7 @@ __all__ = ['unzipped', 'gunzipped']
 
 # %% ../../nbs/library/data_archives.ipynb #n8df5b2a
 import gzip
+import os
 import re
 import shutil
 import stat
@@ -96,6 +97,11 @@ def file_key(path):
     "What changes when a file does: path, size, time."
     facts = path.stat()
     return str(path.resolve()), facts.st_size, facts.st_mtime_ns
+
+def name_inside(path):
+    "A path below one of those folders as it stands in its archive, `pets.zip/cat/1.png`; any other as it is."
+    homes = [made.name + os.sep for made in MADE.values()]
+    return next((str(path).removeprefix(home) for home in homes if str(path).startswith(home)), str(path))
 
 # %% ../../nbs/library/data_archives.ipynb #nfd2d5d1
 def write_entries(packed, entries, folder, path):

@@ -301,11 +301,11 @@ def is_encodable(text):
     except UnicodeEncodeError: return False
     return True
 
-def refuse_rows(values, bad, problem, fix):
-    "InputError naming the rows (first is 1) for which `bad` is true, if any."
+def refuse_rows(values, bad, problem, fix, unit="row"):
+    "InputError naming the rows (first is 1) for which `bad` is true, if any; `unit` is what a row is called."
     rows = [i for i, v in enumerate(values, 1) if bad(v)]
     if not rows: return
-    where = f"row{'s' * (len(rows) > 1)} {listed(rows, 5)} (row 1 follows the header)"
+    where = f"{unit}{'s' * (len(rows) > 1)} {listed(rows, 5)}{' (row 1 follows the header)' * (unit == 'row')}"
     raise InputError(f"{problem} in {where}; {fix}")
 
 # %% ../../nbs/2_data/21_tables.ipynb #c050
@@ -320,12 +320,13 @@ def text_fault(value):
 
 FILL = {"empty text": "fill or drop these rows", "not a string": "texts must be strings"}
 
-def as_texts(values, name_of, column="text"):
-    """Cells as texts, or InputError naming the rows that are empty, no string, or not encodable."""
+def as_texts(values, name_of, column="text", unit="row"):
+    """Cells as texts, or InputError naming the rows (or lines, arguments: the unit) that are empty, no string, or not
+    encodable; the same for every way in which texts come."""
     faults = [text_fault(v) for v in values]
     for fault in sorted({f for f in faults if f}, key=faults.index):
-        where = f"{name_of}: {fault} (column {column!r})"
-        refuse_rows(faults, lambda f: f == fault, where, FILL.get(fault, "write the file again as UTF-8"))
+        where = f"{name_of}: {fault}" + (f" (column {column!r})" if unit == "row" else "")
+        refuse_rows(faults, lambda f: f == fault, where, FILL.get(fault, "write it again as UTF-8"), unit)
     return pd.Series(values, dtype="str")
 
 # %% ../../nbs/2_data/21_tables.ipynb #c052
@@ -442,6 +443,8 @@ def find_source(source):
     if not isinstance(source, (str, Path)) or not str(source).strip():
         given, names = shorten(repr(source)), listed(carried_names())
         raise InputError(f"data={given}: give a path, a carried name ({names}), hf:owner/name or a data frame")
+    if not is_encodable(str(source)):
+        raise InputError(f"data={shorten(source)!r}: a name that is not UTF-8; rename it")
     if re.match(r"\w+://", str(source)):
         raise InputError(f"{source}: nothing is downloaded; fetch the file and give its path")
     if str(source).startswith("hf:"): return hub_tables(str(source))
