@@ -39,11 +39,11 @@ def cache_root():
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
     return Path(os.environ.get("HF_DATASETS_CACHE") or Path(home) / "datasets").expanduser()
 
-def is_cached(id):
-    "Whether a set of this name was prepared on this machine before."
+def cached_folder(id):
+    "The folder of a set of this name that was prepared on this machine before, or None."
     def bare(name): return re.sub(r"[^a-z0-9]", "", name.lower())
     root = cache_root()
-    return root.is_dir() and any(bare(p.name) == bare(id) for p in root.iterdir() if p.is_dir())
+    return next((p for p in root.iterdir() if p.is_dir() and bare(p.name) == bare(id)), None) if root.is_dir() else None
 
 def why_offline():
     "Why the hub cannot be asked, in words, or None."
@@ -71,12 +71,13 @@ def from_hub_or_cache(name):
     "The Dataset or DatasetDict of a HubName; InputError in one line."
     full = "hf:" + ":".join([name.id, name.config or "", name.split or ""]).rstrip(":")
     require_extra("datasets", "hub", f"{full}: to read a data set of the hub")
-    offline = why_offline()
-    if offline and not is_cached(name.id):
+    offline, cached, config = why_offline(), cached_folder(name.id), name.config
+    if offline and not cached:
         raise InputError(f"{full}: not in the cache {cache_root()}, and offline ({offline}); "
                          "save it where there is a network, save_to_disk('folder'), and give that folder")
+    if offline and not config and (cached / "default").is_dir(): config = "default"   # only the hub knows which is it
     with told_offline(bool(offline)) as datasets:
-        try: return datasets.load_dataset(name.id, name.config, split=name.split)
+        try: return datasets.load_dataset(name.id, config, split=name.split)
         except Exception as e:
             said = shorten(" ".join(str(e).split()), 160)
             raise InputError(f"{full}: the hub or its cache did not give it ({type(e).__name__}: {said})") from None

@@ -116,7 +116,8 @@ def swallows(lines, sep, width, seen):
     closing = min((k for k, c in enumerate(fields[-1]) if c.endswith('"')), default=width)
     eaten = [(k, c) for k, c in inside[0] if k > opening] + [(k, c) for k, c in inside[-1] if k < closing]
     eaten += [kc for middle in inside[1:-1] for kc in middle]
-    return any(c in seen[k] or pattern(c) in seen[k] for k, c in eaten if seen)
+    known = set(enumerate(fields[-1][closing + 1:], closing + 1)) | {kc for kc in eaten if eaten.count(kc) > 1}
+    return any((k, c) in known or seen and {c, pattern(c)} & seen[k] for k, c in eaten)
 
 def refuse_swallowed(content, rows, sep, width, name):
     "InputError for the first row of several lines that are rows themselves; `rows` are those of `csv_rows`."
