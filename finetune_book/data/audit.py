@@ -98,7 +98,7 @@ def spelling_finding(labels):
     if len(rare):
         same = counts[alike == alike[rare.index[0]]]
         worst = ", ".join(f"{k!r} {n:,} rows" for k, n in same.items())
-    told = f"labels alike: {len(rare)} that differ from another in case, blanks, Unicode form or spelling of a number only"
+    told = f"labels alike: {len(rare)} that differ from another in case, blanks, Unicode form or a number's form only"
     return Finding(told, int(rare.sum()), len(labels), worst, "give them one spelling, unless they are two classes")
 
 # %% ../../nbs/2_data/23_audit.ipynb #c014
@@ -180,7 +180,8 @@ def wordless_finding(texts):
     "Rows in which no letter stands, as a Finding; the longest is shown."
     texts = list(texts)
     bare = [t for t in texts if not any(ch.isalpha() for ch in t)]
-    return Finding("texts without a word: emoji, marks or digits only", len(bare), len(texts), max(bare, key=len, default=""),
+    worst = max(bare, key=len, default="")
+    return Finding("texts without a word: emoji, marks or digits only", len(bare), len(texts), worst,
                    "can the label be told from that? a base knows few emoji; else drop them")
 
 # %% ../../nbs/2_data/23_audit.ipynb #c027

@@ -75,7 +75,7 @@ def from_hub_or_cache(name):
     if offline and not cached:
         raise InputError(f"{full}: not in the cache {cache_root()}, and offline ({offline}); "
                          "save it where there is a network, save_to_disk('folder'), and give that folder")
-    if offline and not config and (cached / "default").is_dir(): config = "default"   # only the hub knows which is it
+    if offline and not config and (cached / "default").is_dir(): config = "default"    # only the hub knows it
     with told_offline(bool(offline)) as datasets:
         try: return datasets.load_dataset(name.id, config, split=name.split)
         except Exception as e:
@@ -91,7 +91,7 @@ def named(feature, column):
     return [feature.names[k] if k is not None and k == k and k >= 0 else None for k in column]
 
 def write_pictures(cells, folder):
-    "Write pictures, dicts of bytes and path, into a folder; their paths from its parent's parent, None for an empty cell."
+    "Write pictures, dicts of bytes and path, into a folder; their paths from two folders up, None for an empty cell."
     from io import BytesIO
     from PIL import Image
     folder.mkdir(parents=True)
@@ -116,12 +116,14 @@ def write_split(split, name, folder):
     for column in frame: frame[column] = pd.Series(named(split.features[column], frame[column].tolist()), dtype=object)
     for column in pictures:
         cells = split.cast_column(column, Image(decode=False))[column]
-        frame[column] = write_pictures(cells, folder / "pictures" / (name if column == pictures[0] else f"{name}-{column}"))
+        own = name if column == pictures[0] else f"{name}-{column}"
+        frame[column] = write_pictures(cells, folder / "pictures" / own)
     if len(pictures) == 1 and "path" not in frame: frame["path"] = frame[pictures[0]]
     frame.to_parquet(folder / f"{name}.parquet")
 
 # %% ../../nbs/library/hub_data.ipynb #nc01d9af
-PARTS = dict(train="train", validation="validation", valid="validation", val="validation", dev="validation", test="test")
+PARTS = dict(train="train", validation="validation", valid="validation", val="validation", dev="validation",
+             test="test")
 
 def write_data(data, folder, told):
     "Write a Dataset as data.parquet, or the known splits of a DatasetDict; warns of splits that are left out."
@@ -165,9 +167,9 @@ def hub_tables(source):
     """
     saved = isinstance(source, Path)
     told, name = str(source), None if saved else hub_name(source)
-    own = next((p for f in ("dataset_dict.json", "state.json") if (p := Path(source, f)).is_file()), None) if saved else None
+    marks = [p for f in ("dataset_dict.json", "state.json") if saved and (p := Path(source, f)).is_file()]
     inside = source.name if saved else re.sub(r"[:/]+", "-", source)
     def fill(folder): write_data(from_disk(source) if saved else from_hub_or_cache(name), folder / inside, told)
-    folder = temporary_folder(file_key(own) if saved else source, fill) / inside
+    folder = temporary_folder(file_key(marks[0]) if saved else source, fill) / inside
     alone = folder / "data.parquet"
     return alone if alone.is_file() else folder

@@ -44,7 +44,7 @@ def cell_value(cell):
     "What a cell holds: str, bool, int, float, or None; dates as text."
     value = cell.value
     if isinstance(value, float) and value.is_integer(): return int(value)
-    return value.isoformat(" ") if hasattr(value, "hour") else value.isoformat() if hasattr(value, "isoformat") else value
+    return str(value) if hasattr(value, "isoformat") else value
 
 def sheet_rows(sheet, path):
     "The rows of a sheet as lists of values, empty cells at their ends cut, empty rows at the end left out."
@@ -52,7 +52,8 @@ def sheet_rows(sheet, path):
     rows = []
     for number, cells in enumerate(sheet.iter_rows(), 1):
         broken = [c.value for c in cells if c.data_type == "e"]
-        if broken: raise InputError(f"{path}: line {number} of {sheet.title!r} holds the error {broken[0]}; mend the cell")
+        if broken:
+            raise InputError(f"{path}: line {number} of {sheet.title!r} holds the error {broken[0]}; mend the cell")
         values = [cell_value(c) for c in cells]
         while values and values[-1] is None: values.pop()
         rows.append(values)
@@ -89,6 +90,7 @@ def read_sheet(path, sheet=None):
     header = ["" if name is None else str(name) for name in rows[top]]
     for number, row in enumerate(rows[top + 1:], top + 2):
         if len(row) <= len(header): continue
-        raise InputError(f"{path}: line {number} has {len(row)} cells, the header {len(header)}; name the column or empty them")
+        raise InputError(f"{path}: line {number} has {len(row)} cells, the header {len(header)}; "
+                         "name the column or empty them")
     filled = [row + [None] * (len(header) - len(row)) for row in rows[top + 1:]]
     return pd.DataFrame(filled, columns=header, dtype=object)

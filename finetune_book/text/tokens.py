@@ -263,8 +263,8 @@ def check_texts(texts):
 
     Raises
     ------
-    InputError if it is a single string, has more than one dimension, is empty, or a row is no text, blank, or holds half
-    a character.
+    InputError if it is a single string, has more than one dimension, is empty, or a row is no text, blank, or holds
+    half a character.
     """
     if isinstance(texts, (str, bytes)): raise InputError("texts is one string: put it in a list, [text]")
     if getattr(texts, "ndim", 1) != 1:
