@@ -19,8 +19,7 @@ AsName = Annotated[str | None, typer.Option("--name", help="Publish under anothe
 # %% ../../nbs/library/commands_options.ipynb #nb8eddf4
 def sound_name(path):
     "`path`, or InputError where its name is not UTF-8: it would stand in a page, a record and on the screen."
-    from finetune_book.checks import InputError, shorten
-    from finetune_book.data.tables import is_encodable
+    from finetune_book.checks import InputError, is_encodable, shorten
     if path is None or is_encodable(str(path)): return path
     raise InputError(f"--out {shorten(path)!r}: the name is not UTF-8; choose another")
 

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import finetune_book
-from ..checks import InputError, check_choice, did_you_mean, listed, shorten
+from ..checks import InputError, check_choice, did_you_mean, is_encodable, listed, shorten
 from .archives import gunzipped, unzipped
 from .hub_data import hub_tables, is_saved
 from .sheets import read_sheet
@@ -295,12 +295,6 @@ def is_missing(value):
     if isinstance(value, str): return not value.strip()
     if isinstance(value, (float, np.floating)): return value != value
     return value is None or value is pd.NA or value is pd.NaT
-
-def is_encodable(text):
-    "Whether a string can be written as UTF-8 (no half of a surrogate pair)."
-    try: text.encode()
-    except UnicodeEncodeError: return False
-    return True
 
 def refuse_rows(values, bad, problem, fix, unit="row"):
     "InputError naming the rows (first is 1) for which `bad` is true, if any; `unit` is what a row is called."

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..checks import InputError, check_whole
-from ..data.tables import HALF, is_encodable
+from ..checks import InputError, check_whole, is_encodable
+from ..data.tables import HALF
 
 # %% ../../nbs/4_models/41_tokens.ipynb #c009
 # CJK blocks as in transformers, whose fifth block starts at 2B920 where BERT's first code had 2B820.
