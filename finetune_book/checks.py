@@ -27,6 +27,13 @@ def listed(items, most=8):
     rest = len(items) - most
     return ", ".join(items) if rest <= 0 else ", ".join(items[:most]) + f" and {rest} more"
 
+# %% ../nbs/library/checks.ipynb #nba6a0de
+def is_encodable(text):
+    "Whether a string can be written as UTF-8 (no half of a surrogate pair)."
+    try: text.encode()
+    except UnicodeEncodeError: return False
+    return True
+
 # %% ../nbs/library/checks.ipynb #n0a00543
 def did_you_mean(name, options):
     """The option nearest to a misspelt name, as a sentence to put at the end of an error.

@@ -16,6 +16,7 @@ import finetune_book
 from .commands.doctor import doctor
 from .commands.predict import predict
 from .commands.reports import make_gallery, new, render_again, report, sweep, verify
+from .commands.streams import StreamLost, let_go, sound_streams
 from .commands.train import train
 from .places import home_folder
 
@@ -84,6 +85,24 @@ def invoke(args):
         with home_folder(), command.make_context("finetune-book", args) as context: command.invoke(context)
 
 # %% ../nbs/library/cli.ipynb #c013
+def code_of(args):
+    "The exit code of running a command; errors that are our own bugs are raised."
+    from typer.exceptions import TyperException
+    try:
+        try: invoke(args)
+        finally: sys.stdout.flush()
+    except typer.Exit as e: return e.exit_code
+    except TyperException as e:
+        if type(e).__name__ == "NoArgsIsHelpError": print(e.format_message()); return 0
+        return complain(f"{e.format_message()} (--help shows what there is)", 2)
+    except (KeyboardInterrupt, typer.Abort) as e: return complain(e if str(e) else "interrupted", 6)
+    except BrokenPipeError: let_go()                    # whoever read our output went away, as `| head` does
+    except StreamLost as e: let_go(); return complain(e, 7)
+    except loaded("checks", "InputError") as e: return complain(e, 2)
+    except loaded("report.errors", "ReportError") as e: return complain(e, e.exit_code)
+    return 0
+
+# %% ../nbs/library/cli.ipynb #n6e138a2
 def main(argv=None):
     """Run the command line.
 
@@ -95,14 +114,4 @@ def main(argv=None):
     -------
     int, the exit code; errors that are our own bugs are raised
     """
-    from typer.exceptions import TyperException
-    try: invoke(sys.argv[1:] if argv is None else list(argv))
-    except typer.Exit as e: return e.exit_code
-    except TyperException as e:
-        if type(e).__name__ == "NoArgsIsHelpError": print(e.format_message()); return 0
-        return complain(f"{e.format_message()} (--help shows what there is)", 2)
-    except (KeyboardInterrupt, typer.Abort) as e: return complain(e if str(e) else "interrupted", 6)
-    except BrokenPipeError: sys.stdout = None           # whoever read our output went away, as `| head` does
-    except loaded("checks", "InputError") as e: return complain(e, 2)
-    except loaded("report.errors", "ReportError") as e: return complain(e, e.exit_code)
-    return 0
+    with sound_streams(): return code_of(sys.argv[1:] if argv is None else list(argv))

@@ -1,4 +1,5 @@
 """The command line: what a person and a script see, and how fast."""
+import io
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ import pytest
 
 from finetune_book.cli import main
 from finetune_book.commands import doctor
-from commands import START, outside
+from commands import START, outside, refused
 from finetune_book.report.progress import Progress
 from finetune_book.report.template import read_template
 
@@ -202,6 +203,22 @@ def test_predict_with_a_model_of_nobody(saved, tmp_path, capsys, estimator):
 def test_predict_with_nothing_to_read(saved):
     code, out, err = outside("predict", "-m", str(saved), input="\n \n")
     assert code == 2 and out == "" and "nothing to read" in err
+
+
+@pytest.mark.parametrize("raw, says", [(b"good\n\nbad\n", ["empty text in line 2"]), ("good\ncaf\u00e9\n".encode("latin-1"), ["not UTF-8", "line 2"]),
+                                       (b"good\0bad\n", ["zero byte"])])
+def test_predict_holds_standard_input_to_the_rules_of_tables(raw, says, saved, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+    refused(capsys, ["predict", "-m", str(saved)], says)
+    refused(capsys, ["predict", "-m", str(saved), "good", "caf\udce9"], ["argument 2", "half a character"])
+    refused(capsys, ["predict", "-m", str(saved), "good", " "], ["empty text in argument 2"])
+
+
+def test_predict_reads_many_lines_and_ends_without_a_word(saved):
+    "More texts than the quick reader takes; with a byte-order mark, in a locale without é."
+    done = subprocess.run([*START, "predict", "-m", str(saved)], input="\ufeff" + "bon caf\u00e9\n" * 70 + "\n", capture_output=True, encoding="utf-8",
+                          env=os.environ | {"PYTHONIOENCODING": "cp1252", "PYTHONPATH": str(REPO)}, timeout=300)
+    assert done.returncode == 0 and done.stderr == "" and done.stdout.count("bon caf\u00e9,") == 70 and "\ufeff" not in done.stdout
 
 
 def test_a_regressor_is_trained_and_recognised(tiny_base, tmp_path, capsys):

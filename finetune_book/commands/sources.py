@@ -17,7 +17,7 @@ def table_of(data):
     from finetune_book.checks import InputError
     from finetune_book.data.tables import find_source, table_suffix, visible
     found = find_source(data)
-    if found.is_file(): return found
+    if not found.is_dir(): return found
     tables = [p for p in visible(found) if table_suffix(p)]
     if tables: return next((p for p in tables if p.name.lower().startswith("train")), tables[0])
     if any(p.is_dir() for p in visible(found)): return None
@@ -65,11 +65,12 @@ def picture_parts(data, column, label, group):
     "`read_parts` of pictures; only a table of pictures has a column `group`."
     from finetune_book.checks import InputError
     from finetune_book.data.picture_tables import read_picture_source
-    from finetune_book.data.tables import as_labels, load_frame, pick_column
+    from finetune_book.data.tables import as_labels, find_source, load_frame, pick_column
     parts = read_picture_source(data, column, label)
-    if group and not Path(data).is_file():
+    table = None if not group or data in PICTURE_SETS else find_source(data)
+    if group and (table is None or table.is_dir()):
         raise InputError(f"--group {group}: only a table of pictures has such a column")
-    if group: parts["all"][1]["group"] = as_labels(pick_column(load_frame(data), group, data), data, group)
+    if group: parts["all"][1]["group"] = as_labels(pick_column(load_frame(table), group, data), data, group)
     return {name: (list(X), frame) for name, (X, frame) in parts.items()}
 
 # %% ../../nbs/library/commands_sources.ipynb #n7484d83
@@ -134,7 +135,7 @@ def pictures_in(data, path):
     from finetune_book.data.picture_tables import read_picture_splits, refuse_outside
     if data in PICTURE_SETS: raise InputError(f"{data}: is carried to train on; give a folder or a table of pictures")
     found = find_source(data)
-    if found.is_file(): return list(read_picture_splits(data, path, label=None)["all"]["path"])
+    if not found.is_dir(): return list(read_picture_splits(data, path, label=None)["all"]["path"])
     paths = pictures_below(found)
     if not paths: raise InputError(f"{data}: no picture in it ({' '.join(IMAGE_SUFFIXES)})")
     refuse_outside(paths, found)

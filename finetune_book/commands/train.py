@@ -31,8 +31,9 @@ def refuse_both(labels_by, regression):
         raise InputError("--labels-by and --regression: the label is a set of labels or a number; give one of the two")
 
 # %% ../../nbs/library/commands_train.ipynb #nd8466be
-Data = Annotated[str, typer.Option("--data", help="A table (CSV, TSV, JSON lines, Parquet), a folder of tables, "
-                                                  "a folder with one folder of pictures a class, or a carried set.")]
+Data = Annotated[str, typer.Option("--data", help="A table (CSV, TSV, JSON lines, Parquet, Excel), a folder of tables, "
+                                                  "a folder with one folder of pictures a class, a .zip of these, "
+                                                  "a carried set, or hf:owner/name.")]
 Text = Annotated[str | None, typer.Option(help="Column of the text; text if not given.")]
 Paths = Annotated[str | None, typer.Option(help="Column of the pictures' paths; path if not given.")]
 Label = Annotated[str, typer.Option(help="Column of the label.")]

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 
 from ..checks import InputError, check_whole, shorten
-from .splits import split_rows
+from .splits import normal_form, split_rows
 
 # %% ../../nbs/2_data/23_audit.ipynb #c005
 class Finding(NamedTuple):
@@ -80,6 +80,26 @@ def balance_finding(labels):
     worst = f"{counts.index[-1]}: {counts.iloc[-1]:,} rows; {counts.index[0]}: {counts.iloc[0]:,}"
     return Finding(told, int(small.sum()), len(labels), worst,
                    "add rows or merge classes; judge by macro F1, which counts each class alike")
+
+# %% ../../nbs/2_data/23_audit.ipynb #n0105e00
+def spelling(label):
+    "What a label is apart from its spelling: its number, or its letters without case, blanks and Unicode form."
+    text = normal_form(str(label))
+    try: number = float(text.replace("_", "x"))
+    except ValueError: return text
+    return number if np.isfinite(number) else text
+
+def spelling_finding(labels):
+    "Rows whose label another, more frequent label spells differently, as a Finding."
+    counts = pd.Series(np.asarray(labels).astype(str)).value_counts()
+    alike = pd.Series([spelling(k) for k in counts.index], index=counts.index, dtype=object)
+    first = ~alike.duplicated()                                  # value_counts has the most frequent first
+    rare, worst = counts[~first], ""
+    if len(rare):
+        same = counts[alike == alike[rare.index[0]]]
+        worst = ", ".join(f"{k!r} {n:,} rows" for k, n in same.items())
+    told = f"labels alike: {len(rare)} that differ from another in case, blanks, Unicode form or a number's form only"
+    return Finding(told, int(rare.sum()), len(labels), worst, "give them one spelling, unless they are two classes")
 
 # %% ../../nbs/2_data/23_audit.ipynb #c014
 def far_out(lengths):
@@ -154,6 +174,15 @@ def script_finding(texts):
     worst = wide.drop(columns=main).sum(axis=1).to_numpy().argmax() if foreign.any() and wide.shape[1] > 1 else 0
     return Finding(f"language mix: {told}; rows not mainly {main}", int(foreign.sum()), len(texts), texts[worst],
                    f"does the base read more than {main}? else split by language")
+
+# %% ../../nbs/2_data/23_audit.ipynb #n2ad0084
+def wordless_finding(texts):
+    "Rows in which no letter stands, as a Finding; the longest is shown."
+    texts = list(texts)
+    bare = [t for t in texts if not any(ch.isalpha() for ch in t)]
+    worst = max(bare, key=len, default="")
+    return Finding("texts without a word: emoji, marks or digits only", len(bare), len(texts), worst,
+                   "can the label be told from that? a base knows few emoji; else drop them")
 
 # %% ../../nbs/2_data/23_audit.ipynb #c027
 def unknown_counts(rows, unknown, special):
@@ -412,7 +441,8 @@ def text_findings(texts, labels, leak, copies, doubt, tokens=()):
     texts = list(texts)
     double, torn = copy_findings(copies, labels, texts)
     lengths = length_finding([len(t) for t in texts], texts)
-    return [leak, torn, doubt, double, balance_finding(labels), lengths, script_finding(texts), *tokens]
+    told = [leak, torn, doubt, double, balance_finding(labels), spelling_finding(labels), lengths]
+    return [*told, script_finding(texts), wordless_finding(texts), *tokens]
 
 def picture_findings(names, labels, sides, leak, copies, doubt):
     """The same for training pictures; arguments as in `text_findings`, but for
@@ -425,4 +455,4 @@ def picture_findings(names, labels, sides, leak, copies, doubt):
     area, shape = sides.prod(axis=1), np.round(100 * sides[:, 0] / sides[:, 1]).astype(int)
     odd = [length_finding(area, names, "pixels in all", "size outliers"),
            length_finding(shape, names, "% (width over height)", "shape outliers")]
-    return [leak, torn, doubt, double, balance_finding(labels), *odd]
+    return [leak, torn, doubt, double, balance_finding(labels), spelling_finding(labels), *odd]

@@ -134,7 +134,7 @@ def folder_pictures(folder, root=None):
 def split_tables(source, path, label):
     "The tables of `read_picture_splits`, before anything is checked across them."
     found = source if isinstance(source, pd.DataFrame) else find_source(source)
-    if isinstance(found, pd.DataFrame) or found.is_file(): return {"all": listed_pictures(found, path, label)}
+    if isinstance(found, pd.DataFrame) or not found.is_dir(): return {"all": listed_pictures(found, path, label)}
     if has_tables(found): return {s: listed_pictures(f, path, label) for s, f in split_files(found).items()}
     splits = split_folders(found)
     return {s: folder_pictures(f, found) for s, f in splits.items()} or {"all": folder_pictures(found)}
@@ -146,8 +146,8 @@ def read_picture_splits(source, path="path", label="label"):
     Parameters
     ----------
     source : str or Path of a folder with one folder per class; of a folder with train/, validation/ (or val/), test/
-        above the classes; of a table file with columns path and label (.csv, .tsv, .jsonl, .parquet), or a folder with
-        train.csv, …; or a DataFrame
+        above the classes; of a table file with columns path and label (.csv, .tsv, .jsonl, .parquet, .xlsx), or a
+        folder with train.csv, …; of a .zip of any of these; `hf:owner/name`; or a DataFrame
     path, label : str, names of the columns; label=None reads no labels from a table
 
     Returns

@@ -7,11 +7,10 @@ __all__ = ['load_frame', 'carried_names', 'carried', 'find_source', 'read_table'
            'read_image_folder', 'card', 'write_manifest', 'verify_manifest']
 
 # %% ../../nbs/2_data/21_tables.ipynb #c002
-import gzip
+import csv
 import hashlib
 import json
 import re
-import zlib
 from importlib import import_module, resources
 from io import StringIO
 from pathlib import Path
@@ -19,7 +18,10 @@ from pathlib import Path
 import numpy as np
 
 import finetune_book
-from ..checks import InputError, check_choice, did_you_mean, listed, shorten
+from ..checks import InputError, check_choice, did_you_mean, is_encodable, listed, shorten
+from .archives import gunzipped, unzipped
+from .hub_data import hub_tables, is_saved
+from .sheets import read_sheet
 
 # %% ../../nbs/2_data/21_tables.ipynb #c002a
 class Later:
@@ -38,10 +40,7 @@ def read_bytes(path):
     path = Path(path)
     try: raw = path.read_bytes()
     except OSError as e: raise InputError(f"{path}: cannot be read ({e.strerror})") from None
-    if path.suffix.lower() != ".gz": return raw
-    try: return gzip.decompress(raw)
-    except (OSError, EOFError, zlib.error):
-        raise InputError(f"{path}: ends in .gz but is not a whole gzip file; copy it again or drop the .gz") from None
+    return gunzipped(raw, path) if path.suffix.lower() == ".gz" else raw
 
 # %% ../../nbs/2_data/21_tables.ipynb #c022
 def decode_utf8(raw, name="the file"):
@@ -73,6 +72,64 @@ def decode_utf8(raw, name="the file"):
     return content.removeprefix("\ufeff")
 
 # %% ../../nbs/2_data/21_tables.ipynb #c031
+DOUBLED = 'write "" for each " that belongs to a text, and put " around that text'
+
+def csv_rows(content, sep, name):
+    """The rows of a CSV's text, each with the numbers of its first and last line: triples (fields, first, last).
+
+    InputError naming the lines where quotes break RFC 4180, or a carriage return stands inside a text.
+    """
+    csv.field_size_limit(max(csv.field_size_limit(), len(content)))       # Python's own limit is 131,072
+    ends = "\n" if "\n" in content else "\r"
+    reader, last = csv.reader(StringIO(content, newline=ends), delimiter=sep, strict=True), 0
+    while True:
+        try: fields = next(reader, None)
+        except csv.Error as e: raise InputError(f"{name}: {quote_fault(str(e), last + 1, reader.line_num)}") from None
+        if fields is None: return
+        yield fields, last + 1, reader.line_num
+        last = reader.line_num
+
+def quote_fault(reason, first, last):
+    "What the csv module found wrong in a row of these lines, in words for who has to mend it."
+    if reason.startswith("new-line"): return f"line {last} holds a carriage return outside of quotes; remove it"
+    if reason.startswith("unexpected end"): return f"line {first} opens a quote that never closes; {DOUBLED}"
+    if first == last: return f"line {first} goes on after a quote has closed; {DOUBLED}"
+    return f"line {first} opens a quote that closes at line {last}, in the middle of a text; {DOUBLED}"
+
+# %% ../../nbs/2_data/21_tables.ipynb #n8fb2f3f
+def pattern(cell):
+    "A cell with each run of digits as one 9: values that are numbered alike have the same."
+    return re.sub(r"\d+", "9", cell)
+
+def values_seen(rows, width):
+    "For each column the values of rows that lie on one line, and the patterns of those with digits."
+    columns = zip(*(fields for fields, first, last in rows if first == last and len(fields) == width))
+    return [set(cells) | {pattern(c) for c in set(cells) if re.search(r"\d", c)} for cells in columns]
+
+def swallows(lines, sep, width, seen):
+    "Whether `lines`, read as one row, are `width` fields each and hold values `seen` in the column where they stand."
+    fields = [line.rstrip("\r").split(sep) for line in lines]
+    if width < 2 or any(len(f) != width for f in fields): return False
+    if sep == "\t" and len(lines) > 2: return True                          # hardly a text holds tabs line by line
+    inside = [[(k, c) for k, c in enumerate(f) if '"' not in c] for f in fields]
+    opening = max((k for k, c in enumerate(fields[0]) if c.startswith('"')), default=0)
+    closing = min((k for k, c in enumerate(fields[-1]) if c.endswith('"')), default=width)
+    eaten = [(k, c) for k, c in inside[0] if k > opening] + [(k, c) for k, c in inside[-1] if k < closing]
+    eaten += [kc for middle in inside[1:-1] for kc in middle]
+    known = set(enumerate(fields[-1][closing + 1:], closing + 1)) | {kc for kc in eaten if eaten.count(kc) > 1}
+    return any((k, c) in known or seen and {c, pattern(c)} & seen[k] for k, c in eaten)
+
+def refuse_swallowed(content, rows, sep, width, name):
+    "InputError for the first row of several lines that are rows themselves; `rows` are those of `csv_rows`."
+    long = [(first, last) for _, first, last in rows if last > first]
+    if not long: return
+    lines, seen = content.split("\n" if "\n" in content else "\r"), values_seen(rows, width)
+    for first, last in long:
+        if swallows(lines[first - 1:last], sep, width, seen):
+            raise InputError(f"{name}: line {first} opens a quote that closes at line {last}, "
+                             f"and each line between looks like a row; {DOUBLED}")
+
+# %% ../../nbs/2_data/21_tables.ipynb #n575d8af
 def parse_csv(content, sep=",", name="the file"):
     """Text of a CSV or TSV file as a frame of strings, exactly as they were written.
 
@@ -84,24 +141,84 @@ def parse_csv(content, sep=",", name="the file"):
 
     Returns
     -------
-    DataFrame of str; rows shorter than the header are filled with "".
+    DataFrame of str; rows shorter than the header, blank lines among the rows too, are filled with "".
 
     Raises
     ------
-    InputError for no content, a row longer than the header, or a quote that never closes.
+    InputError for no content, a row longer than the header, or quotes that break RFC 4180 or swallow rows.
     """
-    try: raw = pd.read_csv(StringIO(content), sep=sep, header=None, dtype=str, na_filter=False)
-    except pd.errors.EmptyDataError:
-        raise InputError(f"{name}: the file is empty; it needs a line of column names and rows") from None
-    except pd.errors.ParserError as e:
-        reason = shorten(str(e).split("C error: ")[-1], 100)
-        raise InputError(f"{name}: not a regular table ({reason}); "
-                         "put texts with commas, quotes or line breaks in double quotes") from None
-    return raw.iloc[1:].set_axis(list(raw.iloc[0]), axis=1).reset_index(drop=True)
+    rows = list(csv_rows(content, sep, name))
+    blank = [not any(cell.strip() for cell in fields) and len(fields) < 2 for fields, _, _ in rows]
+    kept = [k for k, empty in enumerate(blank) if not empty]
+    if not kept: raise InputError(f"{name}: the file is empty; it needs a line of column names and rows")
+    (header, _, _), *rows = rows[kept[0]:kept[-1] + 1]
+    refuse_swallowed(content, rows, sep, len(header), name)
+    for fields, line, _ in rows:
+        if len(fields) <= len(header): continue
+        raise InputError(f"{name}: not a regular table (Expected {len(header)} fields in line {line}, "
+                         f"saw {len(fields)}); put texts with commas, quotes or line breaks in double quotes")
+    filled = [fields + [""] * (len(header) - len(fields)) for fields, _, _ in rows]
+    return pd.DataFrame(filled, columns=header, dtype="str")
 
 # %% ../../nbs/2_data/21_tables.ipynb #c036
+def once_each(pairs):
+    "A JSON object as a dict; ValueError for a key that stands in it twice."
+    found = dict(pairs)
+    if len(found) == len(pairs): return found
+    keys = [key for key, _ in pairs]
+    raise ValueError(f"key {next(k for k in keys if keys.count(k) > 1)!r} stands twice in one object")
+
+def json_value(content):
+    "What a JSON text means; ValueError in one line if it is none."
+    try: return json.loads(content, object_pairs_hook=once_each)
+    except RecursionError: raise ValueError("nested too deeply") from None
+
+def json_lines(content, name):
+    "The value on each line, {} for a blank line among them; InputError naming the line that is not JSON."
+    found = []
+    for number, line in enumerate(content.rstrip().split("\n"), 1):
+        try: found.append(json_value(line) if line.strip() else {})
+        except ValueError as e: raise InputError(f"{name}: line {number} is not JSON ({shorten(e, 80)})") from None
+    return found
+
+# %% ../../nbs/2_data/21_tables.ipynb #n8a87cd4
+def numbered(keys):
+    "Whether all keys are row numbers."
+    return bool(keys) and all(str(k).isdecimal() for k in keys)
+
+def of_columns(columns):
+    "Rows of columns that are lists, or dicts from row to cell; None where they do not have the same rows."
+    first, *others = columns.values()
+    if isinstance(first, list):
+        alike = all(isinstance(c, list) and len(c) == len(first) for c in others)
+        cells = zip(*columns.values()) if alike else ()
+    else:
+        alike = all(isinstance(c, dict) and c.keys() == first.keys() for c in others)
+        cells = ([c[row] for c in columns.values()] for row in first) if alike else ()
+    return [dict(zip(columns, row)) for row in cells] if alike else None
+
+def rows_of_object(value):
+    "The rows that one JSON object holds, a list; None if it has none of the shapes that are known."
+    parts = list(value.values())
+    lists = [v for v in parts if isinstance(v, list) and v and all(isinstance(x, dict) for x in v)]
+    if not parts: return None
+    if len(lists) == 1: return lists[0]                                        # {"data": [{…}, …]}
+    if not all(isinstance(v, (dict, list)) for v in parts): return [value]     # one row
+    if all(isinstance(v, dict) for v in parts):
+        if all(numbered(v) for v in parts): return of_columns(value)           # pandas' to_json()
+        if numbered(value): return parts                                       # orient="index"
+    if all(isinstance(v, list) for v in parts) and not lists: return of_columns(value)
+    return None
+
+# %% ../../nbs/2_data/21_tables.ipynb #n9be4327
+def shape_of(value):
+    "A JSON object's shape in words: its first keys and what they hold."
+    held = [f"{shorten(k, 20)!r}: {type(v).__name__}" + f" of {len(v)}" * isinstance(v, (dict, list))
+            for k, v in value.items()]
+    return f"one object with {listed(held, 4) or 'nothing in it'}"
+
 def parse_json(content, name="the file"):
-    """JSON lines, or one JSON list, of objects as a frame.
+    """JSON lines, one JSON list of objects, or one object that holds columns or such a list, as a frame.
 
     Parameters
     ----------
@@ -114,27 +231,33 @@ def parse_json(content, name="the file"):
 
     Raises
     ------
-    InputError naming the line that is not JSON, or the row that is not an object.
+    InputError naming the line that is not JSON, the row that is not an object, or the shape that is not known.
     """
     if not content.strip(): raise InputError(f"{name}: the file is empty; it needs one JSON object per line")
-    whole, rows = content.lstrip().startswith("["), []
-    for number, line in enumerate([content] if whole else content.split("\n"), 1):
-        if not line.strip(): continue
-        try: value = json.loads(line)
-        except (ValueError, RecursionError) as e:
-            raise InputError(f"{name}: line {number} is not JSON ({shorten(e, 80)})") from None
-        rows += value if whole else [value]
+    try: whole = json_value(content)
+    except ValueError as e:
+        if content.lstrip().startswith("["): raise InputError(f"{name}: not JSON ({shorten(e, 80)})") from None
+        whole = json_lines(content, name)
+    rows = rows_of_object(whole) if isinstance(whole, dict) else whole if isinstance(whole, list) else [whole]
+    if rows is None:
+        raise InputError(f"{name}: {shape_of(whole)}; write a list of rows, [{{…}}, …], or one row on each line")
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict): continue
         raise InputError(f"{name}: row {number} is a {type(row).__name__}, not an object {{…}}")
     return pd.DataFrame(rows, dtype=object)
 
 # %% ../../nbs/2_data/21_tables.ipynb #c039
-SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".json", ".parquet", ".xlsx", ".csv.gz", ".tsv.gz", ".jsonl.gz")
+
+def file_and_sheet(path):
+    "The file of `book.xlsx#sheet` and the sheet's name; any other path and None."
+    file, mark, sheet = str(path).partition(".xlsx#")
+    return (Path(file + ".xlsx"), sheet) if mark else (Path(path), None)
 
 def table_suffix(path):
     "The known ending of a file's name, such as `.csv.gz`, or None."
-    return max((s for s in SUFFIXES if Path(path).name.lower().endswith(s)), key=len, default=None)
+    name = file_and_sheet(path)[0].name.lower()
+    return max((s for s in SUFFIXES if name.endswith(s)), key=len, default=None)
 
 # %% ../../nbs/2_data/21_tables.ipynb #nfec40ee
 def load_frame(path):
@@ -144,6 +267,7 @@ def load_frame(path):
     if kind == ".parquet":
         try: return pd.read_parquet(path)
         except Exception as e: raise InputError(f"{path}: not a readable Parquet file ({shorten(e, 80)})") from None
+    if kind == ".xlsx": return read_sheet(*file_and_sheet(path))
     content = decode_utf8(read_bytes(path), path)
     if "json" in kind: return parse_json(content, path)
     return parse_csv(content, "\t" if "tsv" in kind else ",", path)
@@ -172,27 +296,32 @@ def is_missing(value):
     if isinstance(value, (float, np.floating)): return value != value
     return value is None or value is pd.NA or value is pd.NaT
 
-def is_encodable(text):
-    "Whether a string can be written as UTF-8 (no half of a surrogate pair)."
-    try: text.encode()
-    except UnicodeEncodeError: return False
-    return True
-
-def refuse_rows(values, bad, problem, fix):
-    "InputError naming the rows (first is 1) for which `bad` is true, if any."
+def refuse_rows(values, bad, problem, fix, unit="row"):
+    "InputError naming the rows (first is 1) for which `bad` is true, if any; `unit` is what a row is called."
     rows = [i for i, v in enumerate(values, 1) if bad(v)]
     if not rows: return
-    where = f"row{'s' * (len(rows) > 1)} {listed(rows, 5)} (row 1 follows the header)"
+    where = f"{unit}{'s' * (len(rows) > 1)} {listed(rows, 5)}{' (row 1 follows the header)' * (unit == 'row')}"
     raise InputError(f"{problem} in {where}; {fix}")
 
 # %% ../../nbs/2_data/21_tables.ipynb #c050
-def as_texts(values, name_of, column="text"):
-    """Cells as texts, or InputError naming the rows that are empty, no string, or not encodable."""
-    refuse_rows(values, is_missing, f"{name_of}: empty text (column {column!r})", "fill or drop these rows")
-    odd = lambda v: not isinstance(v, str)
-    refuse_rows(values, odd, f"{name_of}: not a string (column {column!r})", "texts must be strings")
-    broken = lambda v: not is_encodable(v)
-    refuse_rows(values, broken, f"{name_of}: half a character (a lone surrogate)", "write the file again as UTF-8")
+HALF = "half a character (a lone surrogate, of bytes that were not UTF-8)"
+
+def text_fault(value):
+    "Why a cell cannot be a text, in words, or None."
+    if is_missing(value): return "empty text"
+    if not isinstance(value, str): return "not a string"
+    if not is_encodable(value): return HALF
+    return None
+
+FILL = {"empty text": "fill or drop these rows", "not a string": "texts must be strings"}
+
+def as_texts(values, name_of, column="text", unit="row"):
+    """Cells as texts, or InputError naming the rows (or lines, arguments: the unit) that are empty, no string, or not
+    encodable; the same for every way in which texts come."""
+    faults = [text_fault(v) for v in values]
+    for fault in sorted({f for f in faults if f}, key=faults.index):
+        where = f"{name_of}: {fault}" + (f" (column {column!r})" if unit == "row" else "")
+        refuse_rows(faults, lambda f: f == fault, where, FILL.get(fault, "write it again as UTF-8"), unit)
     return pd.Series(values, dtype="str")
 
 # %% ../../nbs/2_data/21_tables.ipynb #c052
@@ -217,6 +346,8 @@ def as_labels(values, name_of, column="label", target_type=None):
         return pd.Series([as_number(v) for v in values], dtype="float64")
     many = lambda v: not np.isscalar(v)
     refuse_rows(values, many, f"{name_of}: not a single value (column {column!r})", "one label for each row")
+    broken = lambda v: isinstance(v, str) and not is_encodable(v)
+    refuse_rows(values, broken, f"{name_of}: {HALF} (column {column!r})", "write the file again as UTF-8")
     return pd.Series([as_label(v) for v in values], dtype="str")
 
 # %% ../../nbs/2_data/21_tables.ipynb #c056
@@ -260,21 +391,60 @@ def refuse_missing(path):
     raise InputError(f"{path}: no such file or folder{where}, nor a carried set.{near}")
 
 # %% ../../nbs/2_data/21_tables.ipynb #n4ceee71
+def inside_zip(folder):
+    "What a zip was unpacked to: its one table, else the folder in which its tables, classes or pictures lie."
+    inside = visible(folder)
+    tables = [p for p in inside if table_suffix(p) and p.is_file()]
+    if len(tables) == 1: return tables[0]
+    if len(inside) > 1 or not inside or not inside[0].is_dir(): return folder
+    pictures = all(p.suffix.lower() in IMAGE_SUFFIXES for p in visible(inside[0]))
+    return folder if pictures else inside_zip(inside[0])
+
+def brought(path):
+    "A path as what lies there: a zip unpacked, a data set that `save_to_disk` wrote as tables."
+    if path.suffix.lower() == ".zip" and path.is_file(): path = inside_zip(unzipped(path))
+    return hub_tables(path) if path.is_dir() and is_saved(path) else path
+
+# %% ../../nbs/2_data/21_tables.ipynb #n51ea6a2
+def find_path(path):
+    "`find_source` of a path."
+    file = path
+    try:
+        if not path.exists(): file, _ = file_and_sheet(path)
+        there = file.exists()
+    except (OSError, ValueError) as e:
+        raise InputError(f"{shorten(path)}: not a path ({getattr(e, 'strerror', None) or e})") from None
+    if not there: refuse_missing(path)
+    if not file.is_file() and not file.is_dir():
+        raise InputError(f"{path}: not a regular file; give a table file or a folder")
+    return brought(path)
+
+# %% ../../nbs/2_data/21_tables.ipynb #n05f6ed8
 def find_source(source):
-    "Path of a file or folder, from a path or a carried name; InputError when there is none."
+    """Path of a file or folder.
+
+    Parameters
+    ----------
+    source : str or Path of a file, a folder or a .zip of either; `book.xlsx#sheet`; a carried name; `hf:owner/name`
+
+    Returns
+    -------
+    Path; of a zip or a hub data set in a temporary folder that goes with this process
+
+    Raises
+    ------
+    InputError where there is nothing, or nothing that can be read.
+    """
     if isinstance(source, str) and source in carried_names(): return carried(source)
     if not isinstance(source, (str, Path)) or not str(source).strip():
         given, names = shorten(repr(source)), listed(carried_names())
-        raise InputError(f"data={given}: give a path, a carried name ({names}) or a data frame")
+        raise InputError(f"data={given}: give a path, a carried name ({names}), hf:owner/name or a data frame")
+    if not is_encodable(str(source)):
+        raise InputError(f"data={shorten(source)!r}: a name that is not UTF-8; rename it")
     if re.match(r"\w+://", str(source)):
         raise InputError(f"{source}: nothing is downloaded; fetch the file and give its path")
-    path = Path(source).expanduser()
-    try: there = path.exists()
-    except OSError as e: raise InputError(f"{shorten(source)}: not a path ({e.strerror})") from None
-    if not there: refuse_missing(path)
-    if not path.is_file() and not path.is_dir():
-        raise InputError(f"{path}: not a regular file; give a table file or a folder")
-    return path
+    if str(source).startswith("hf:"): return hub_tables(str(source))
+    return find_path(Path(source).expanduser())
 
 # %% ../../nbs/2_data/21_tables.ipynb #c060
 SPLIT_NAMES = dict(train="train", validation="validation", valid="validation", val="validation", dev="validation",
@@ -317,8 +487,8 @@ def read_table(source, text="text", label="label", group=None, target_type=None)
 
     Parameters
     ----------
-    source : str or Path of a .csv, .tsv, .jsonl, .json or .parquet file (the first three also with .gz), or of a folder
-        (its train table); a carried name; or a DataFrame
+    source : str or Path of a .csv, .tsv, .jsonl, .json, .parquet or .xlsx file (the first three also with .gz), of a
+        folder (its train table) or a .zip of either; `book.xlsx#sheet`; a carried name; `hf:owner/name`; or a DataFrame
     text, label, group : str, names of the columns; label=None reads no labels, group=None no groups
     target_type : None for classes, "number" for a regression target, "labels" for cells of several labels, as they are
 

@@ -7,6 +7,7 @@ __all__ = ['majority_floor', 'tfidf_floor', 'pixels_floor', 'ladder_table', 'ste
            'two_intervals', 'confident_mistakes', 'calibrate', 'answer_table', 'abstention_gain']
 
 # %% ../../nbs/3_judging/34_ladder.ipynb #c002
+import re
 from typing import NamedTuple
 
 import numpy as np
@@ -58,7 +59,7 @@ def tfidf_floor(texts, labels):
     Returns
     -------
     sklearn Pipeline over words and pairs of words, or over runs of 1 to 3 characters where the texts have no spaces
-    between words
+    between words, or no word at all (emoji, marks)
 
     Source: eq. (2); Spärck Jones (1972).
     """
@@ -66,7 +67,8 @@ def tfidf_floor(texts, labels):
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     words = dict(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b")
-    units = dict(analyzer="char", ngram_range=(1, 3)) if mostly_cjk(texts[:500]) else words
+    wordless = not any(re.search(r"\w", text) for text in texts)
+    units = dict(analyzer="char", ngram_range=(1, 3)) if wordless or mostly_cjk(texts[:500]) else words
     weights, head = TfidfVectorizer(sublinear_tf=True, **units), LogisticRegression(C=10, max_iter=2000)
     return make_pipeline(weights, head).fit(texts, labels)
 

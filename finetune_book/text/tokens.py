@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..checks import InputError, check_whole
+from ..checks import InputError, check_whole, is_encodable
+from ..data.tables import HALF
 
 # %% ../../nbs/4_models/41_tokens.ipynb #c009
 # CJK blocks as in transformers, whose fifth block starts at 2B920 where BERT's first code had 2B820.
@@ -262,7 +263,8 @@ def check_texts(texts):
 
     Raises
     ------
-    InputError if it is a single string, has more than one dimension, is empty, or a row is no text or blank.
+    InputError if it is a single string, has more than one dimension, is empty, or a row is no text, blank, or holds
+    half a character.
     """
     if isinstance(texts, (str, bytes)): raise InputError("texts is one string: put it in a list, [text]")
     if getattr(texts, "ndim", 1) != 1:
@@ -273,6 +275,7 @@ def check_texts(texts):
         if not isinstance(text, str):
             raise InputError(f"text {i} is {text!r} of type {type(text).__name__}: every text must be a str")
         if not text.strip(): raise InputError(f"text {i} is empty: drop the row or fill it")
+        if not is_encodable(text): raise InputError(f"text {i} holds {HALF}: read it again as UTF-8")
     return texts
 
 # %% ../../nbs/4_models/41_tokens.ipynb #c058

@@ -14,7 +14,7 @@ from urllib.error import URLError
 import torch
 
 from ..checks import InputError, did_you_mean, shorten
-from ..data.hub import hub_answers, offline_by_choice
+from ..data.hub_door import hub_answers, offline_by_choice
 
 # %% ../../nbs/library/vision_published.ipynb #c037
 PUBLISHED = ("resnet18", "resnet34", "resnet50", "resnet101", "resnet152")

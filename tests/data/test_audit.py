@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from finetune_book.data.audit import (Finding, audit_table, balance_finding, copy_findings, effective_classes, far_out, find_suspects, label_suspects,
-                                 leak_finding, leak_notice, length_finding, out_of_fold, picture_findings, script_counts, script_finding, script_of, suspect_finding,
+                                 leak_finding, leak_notice, length_finding, out_of_fold, picture_findings, script_counts, script_finding, script_of, spelling_finding, suspect_finding,
                                  text_findings, token_findings)
 from finetune_book.checks import InputError
 from finetune_book.figures import table_html
@@ -191,9 +191,28 @@ def test_all_findings_of_a_table():
     leak = leak_finding(find_leaks(parts), parts, lambda x: x.text_b)
     every = text_findings(texts, y, leak, duplicate_groups(texts), suspect_finding(find_suspects(tfidf_floor, texts, y), texts), tokens=[Finding("t", 0, 60)])
     table = audit_table(every)
-    assert len(table) == len({f.name for f in every}) == 8 and every[0] is leak and list(table) == ["finding", "rows", "share", "worst example", "what to do"]
+    assert len(table) == len({f.name for f in every}) == 10 and every[0] is leak and list(table) == ["finding", "rows", "share", "worst example", "what to do"]
     shapes = picture_findings([f"{i}.png" for i in range(9)], list("aaaabbbbb"), [[64, 64]] * 8 + [[640, 8]], leak, range(9), Finding("labels in doubt: none", 0, 0))
-    assert shapes[-1].rows == 1 and shapes[-1].worst.endswith("8.png") and len(audit_table(shapes)) == 7
+    assert shapes[-1].rows == 1 and shapes[-1].worst.endswith("8.png") and len(audit_table(shapes)) == 8
+
+
+@pytest.mark.parametrize("labels, rows", [(["Pos", "pos", "pos"], 1), (["1", "1.0", "01", "2"], 2), (["caf\u00e9", "cafe\u0301"], 1), ([" pos", "pos"], 1),
+                                          (["1e3", "1000"], 1), (["pos", "neg", "10", "1", "nan", "inf", "v1"], 0)])
+def test_one_class_under_two_spellings(labels, rows):
+    found = spelling_finding(labels)
+    assert found.rows == rows and found.of == len(labels) and (not rows or repr(labels[0]) in found.worst)
+
+
+@pytest.mark.parametrize("texts", [["\U0001f44d", "\U0001f44e"] * 8, ["!!!", "...", "?!"] * 8, ["12:30", "7"] * 8, ["\U0001f44d ok", "..."] * 8])
+def test_texts_without_a_word_are_found_and_stop_nothing(texts):
+    texts = [t * (1 + i // 2) for i, t in enumerate(texts)]
+    labels = np.array(["a", "b"] * (len(texts) // 2))
+    leak, copies = Finding("leaks", 0, 0), duplicate_groups(texts)
+    doubt = suspect_finding(find_suspects(tfidf_floor, texts, labels, folds=3), texts)
+    found = {f.name: f for f in text_findings(texts, labels, leak, copies, doubt)}["texts without a word"]
+    assert found.rows == sum(not any(c.isalpha() for c in t) for t in texts) > 0
+    assert len(audit_table(text_findings(texts, labels, leak, copies, doubt))) == 9
+    assert set(tfidf_floor(texts, labels).predict(texts)) <= {"a", "b"}
 
 
 def test_the_audit_is_arrays_and_tables():

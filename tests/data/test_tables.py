@@ -150,7 +150,7 @@ def test_target_that_is_no_number(tmp_path):
 
 def test_broken_tables(tmp_path):
     line_of(lambda: read_table(write(tmp_path, "text,label\nwell, very good,pos\nno, bad,neg\n")), "Expected 2 fields", "double quotes")
-    line_of(lambda: read_table(write(tmp_path, 'text,label\n"never closed,pos\n')), "EOF inside string")
+    line_of(lambda: read_table(write(tmp_path, 'text,label\n"never closed,pos\n')), "line 2 opens a quote that never closes")
     line_of(lambda: read_table(write(tmp_path, '{"text": "a", "label": "x"}\n{"text": ', "a.jsonl")), "line 2 is not JSON")
     line_of(lambda: read_table(write(tmp_path, "[1, 2]", "a.json")), "row 1 is a int")
     line_of(lambda: read_table(write(tmp_path, "[" * 100_000, "a.json")), "not JSON")
@@ -385,3 +385,72 @@ def test_data_and_splits_import_without_torch(repo):
 
 def test_every_refusal_is_a_value_error():
     assert issubclass(InputError, ValueError)
+
+
+# --- rows of the file against rows of the table -----------------------------------------------------------------
+
+SAID = [("the room was fine", "pos"), ('"the lift was loud', "neg"), ("the tap was broken", "neg"), ("a screen of 5 inches", "pos"), ("kind staff", "pos")]
+
+
+def literal(rows, sep, header=("text", "label")):
+    "A file of who has never heard of quotes."
+    return "".join(sep.join(row) + "\n" for row in [header, *rows])
+
+
+@pytest.mark.parametrize("name, sep", [("my.csv", ","), ("my.tsv", "\t")])
+def test_a_quote_that_belongs_to_the_text_swallows_no_rows(tmp_path, name, sep):
+    line_of(lambda: read_table(write(tmp_path, literal(SAID, sep), name)), "line 3 opens a quote that never closes")
+    twice = SAID[:4] + [('"kind staff', "pos")]
+    line_of(lambda: read_table(write(tmp_path, literal(twice, sep), name)), "line 3 opens a quote that closes at line 6")
+    ends = SAID[:3] + [('a screen of 5"', "pos"), *SAID[4:]]
+    line_of(lambda: read_table(write(tmp_path, literal(ends, sep), name)), "line 3 opens a quote that closes at line 5", "looks like a row")
+    numbered = [(t, str(900 + i)) for i, (t, _) in enumerate(ends)]
+    line_of(lambda: read_table(write(tmp_path, literal(numbered, sep), name)), "closes at line 5")
+    assert read_table(write(tmp_path, literal([('the 5" nail', "a"), ('so "so', "b")], sep), name)).text.tolist() == ['the 5" nail', 'so "so']
+
+
+@pytest.mark.parametrize("field", ['"he said "no" to me"', '"quoted" and more', '""doubled"" start', '"blank after" '])
+def test_a_quote_inside_a_quoted_text_moves_no_characters(tmp_path, field):
+    line_of(lambda: read_table(write(tmp_path, f"text,label\nfine,a\n{field},b\n")), "line 3 goes on after a quote has closed")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_a_csv_writer_writes_comes_back_as_it_was(seed):
+    rng = np.random.default_rng(seed)
+    parts = ["Dear all", ", thanks", "\n", "\r\n", "\n\n", ' the 5" nail', '"no"', " word", "é", "\t", "\u2028", "NA", "pos"]
+    texts = ["x" + "".join(rng.choice(parts, rng.integers(1, 9))) for _ in range(60)]
+    frame = pd.DataFrame({"text": texts, "label": rng.choice(["good", "bad"], 60)})
+    for sep, end in ((",", "\n"), ("\t", "\n"), (",", "\r\n")):
+        assert data.parse_csv(frame.to_csv(index=False, sep=sep, lineterminator=end), sep).equals(frame.astype("str"))
+
+
+def test_every_line_keeps_its_place(tmp_path):
+    for content in ("text\na\n\nb\n", "text,id\na,1\n\nb,2\n", "text,id\na,1\n,2\nb,3\n"):
+        line_of(lambda: read_table(write(tmp_path, content), label=None), "empty text", "row 2")
+    line_of(lambda: read_table(write(tmp_path, '{"text": "a"}\n\n{"text": "b"}\n', "a.jsonl"), label=None), "empty text", "row 2")
+    assert len(read_table(write(tmp_path, "\n\ntext\na\nb\n\n  \n"), label=None)) == 2
+    line_of(lambda: read_table(write(tmp_path, "text,label\none\rtwo,a\n")), "line 2 holds a carriage return")
+    assert len(read_table(write(tmp_path, "text,label\rone,a\rtwo,b\r"))) == 2
+
+
+@pytest.mark.parametrize("orient", ["records", "columns", "index", "list", "wrapped", "table"])
+def test_json_in_the_shapes_that_people_have(tmp_path, orient):
+    frame = pd.DataFrame({"text": ["fine", "bad", "so so"], "label": ["a", "b", "a"]})
+    content = {"list": lambda: json.dumps(frame.to_dict("list")), "wrapped": lambda: json.dumps({"n": 3, "data": frame.to_dict("records")}, indent=1)}
+    content = content.get(orient, lambda: frame.to_json(orient=orient))()
+    assert read_table(write(tmp_path, content, "my.json")).equals(read_table(frame))
+
+
+@pytest.mark.parametrize("content, says", [
+    ('{"train": [{"text": "a"}], "test": [{"text": "b"}]}', ["one object with 'train': list of 1, 'test': list of 1", "[{…}, …]"]),
+    ('{"text": ["a", "b"], "label": ["x"]}', ["'text': list of 2"]),
+    ('{"text": {"0": "a", "1": "b"}, "label": {"0": "x"}}', ["'label': dict of 1"]),
+    ('{"text": {"en": "a"}, "label": {"en": "x"}}', ["'text': dict of 1"]),
+    ('{"text": "a", "text": "b", "label": "x"}', ["'text' stands twice"]), ('{"text": "a"} {"text": "b"}', ["line 1 is not JSON"]), ("{}", ["nothing in it"])])
+def test_json_of_another_shape_is_named(tmp_path, content, says):
+    line_of(lambda: read_table(write(tmp_path, content, "my.json")), *says)
+
+
+def test_labels_and_names_that_are_not_utf8():
+    line_of(lambda: read_table(pd.DataFrame({"text": ["a"], "label": ["caf\udce9"]}, dtype=object)), "half a character", "row 1")
+    line_of(lambda: read_table("caf\udce9.csv"), "not UTF-8")

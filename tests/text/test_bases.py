@@ -14,7 +14,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune_book.data import hub as hub_module
+from finetune_book.data import hub_door
 from examples import save_other
 from finetune_book.checks import InputError
 from finetune_book.data.tables import carried
@@ -70,7 +70,7 @@ def test_unknown_base_and_a_hub_that_never_answers(no_network):
 
 def test_unknown_base_behind_a_proxy_that_never_answers(no_network, monkeypatch):
     monkeypatch.setenv("https_proxy", "http://192.0.2.7:3128")
-    assert hub_module.hub_address() == ("192.0.2.7", 3128)
+    assert hub_door.hub_address() == ("192.0.2.7", 3128)
     said, seconds = refusal("nobody/nothing-at-all")
     assert seconds < 1 and "does not answer" in said
 
@@ -78,14 +78,14 @@ def test_unknown_base_behind_a_proxy_that_never_answers(no_network, monkeypatch)
 def test_a_name_lookup_that_hangs_is_not_waited_for(no_network, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *a, **k: time.sleep(3) or [])
     start = time.perf_counter()
-    assert hub_module.hub_answers(.3) is False and time.perf_counter() - start < .8
+    assert hub_door.hub_answers(.3) is False and time.perf_counter() - start < .8
 
 
 @pytest.mark.parametrize("address", ["http://localhost:no-port", "http://", "not an address"])
 def test_a_nonsense_address_counts_as_no_answer(no_network, monkeypatch, address):
     monkeypatch.setenv("HF_ENDPOINT", address)
     start = time.perf_counter()
-    assert hub_module.hub_answers() is False and time.perf_counter() - start < .8
+    assert hub_door.hub_answers() is False and time.perf_counter() - start < .8
 
 
 def test_a_fresh_process_refuses_without_loading_transformers(tmp_path):
