@@ -10,11 +10,11 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..checks import InputError, check_choice
+from ..checks import InputError, check_choice, shorten
 from ..data.audit import Finding, find_suspects, suspect_finding, text_findings
 from ..data.label_cells import with_sets
 from ..data.splits import check_labels_seen, duplicate_groups
-from ..data.tables import read_splits
+from ..data.tables import describe as describe_table, read_splits
 from ..figures import show, show_table
 from ..judge.label_sets import constant_set, indicator, label_f1
 from ..judge.ladder import majority_floor, tfidf_floor
@@ -30,7 +30,8 @@ from .steps import show_balance as show_counts
 # %% ../../nbs/library/report_asked.ipynb #n5cfc4bf
 class OneClass:
     "One class for each text."
-    of = "class"
+    parts, loss = "per_class", "nats per example"     # its key in a record; what its loss is measured in
+    def describe(self, frame): return describe_table(frame)
     def read(self, source, **columns): return read_splits(source, **columns)
     def check(self, splits): check_labels_seen(splits["train"].label, splits["test"].label)
     def draw(self, splits, most, seed): return drawn_splits(splits, most, seed)
@@ -84,6 +85,15 @@ def findings(self: OneClass, drawn, whole, leak, tokens, seed):
     return text_findings(whole.text, whole.label, leak, duplicate_groups(whole.text), doubt, tokens), suspects
 
 @patch
+def show_doubt(self: OneClass, suspects, drawn):
+    "The first labels in doubt as a table, where their judge can be trusted."
+    first = suspects.table.head(8)
+    if not suspects.trusted or not len(first): return
+    shown = first.drop(columns="row").assign(text=[shorten(drawn.text.iloc[i], 240) for i in first.row])
+    caption = f"The first {len(first)} of {len(suspects.table)} labels in doubt; read them"
+    show_table(shown.rename(columns={"own": "chance of the label"}).round(3), caption=caption, index=False)
+
+@patch
 def recorded(self: OneClass, trusted):
     return dict(calibration=dict(T=trusted.T, table=trusted.table, sentences=trusted.sentences))
 @patch
@@ -102,7 +112,7 @@ def tfidf_sets(texts, Y):
 
 class SeveralLabels:
     "Several labels at once for each text."
-    of = "label"
+    parts, loss = "per_label", "nats per label"
     def __init__(self, labels_by=None): self.labels_by = labels_by
 
     def read(self, source, **columns):
@@ -142,7 +152,21 @@ def refuse_text(given, column):
                                    "between two labels: -p labels_by=';'")
 
 @patch
+def describe(self: SeveralLabels, frame):
+    sets = frame["labels"]
+    facts = dict(labels=every(frame).nunique(), labels_per_text=round(float(sets.map(len).mean()), 2),
+                 without_any_label=int((sets.map(len) == 0).sum()))
+    return describe_table(frame.drop(columns="label")) | facts
+
+@patch
+def show_doubt(self: SeveralLabels, suspects, drawn): "Nothing was judged."
+
+@patch
 def show_runs(self: SeveralLabels, exam, runs): return told_runs(exam, runs, label_f1)
+
+def without_gaps(table):
+    "The table with None where it has no number, as a record wants it."
+    return table.astype(object).where(table.notna(), None)
 
 def told_runs(exam, runs, score):
     "`score_intervals` as a table and a sentence; of one training the sentence alone."
@@ -161,7 +185,8 @@ def show_choice(self: SeveralLabels, exam, model, check, outputs, trusted):
     return dict(thresholds=dict(table=table, fitted=dict(zip(self.classes.tolist(), self.fitted.tolist()))))
 
 @patch
-def show_parts(self: SeveralLabels, exam, model, outputs): return show_labels(exam, outputs, model.thresholds_, self.fitted)
+def show_parts(self: SeveralLabels, exam, model, outputs):
+    return without_gaps(show_labels(exam, outputs, model.thresholds_, self.fitted))
 @patch
 def show_taken(self: SeveralLabels, exam, model, outputs): show_missed(exam, self.answers(model, outputs))
 @patch
@@ -201,7 +226,7 @@ def tfidf_ridge(texts, y):
 
 class OneNumber:
     "A number for each text."
-    of = "number"
+    parts, loss = "bands", "squared error, squared units"
     def read(self, source, **columns): return read_splits(source, target_type="number", **columns)
     def check(self, splits): "Any number may come in the test."
     def draw(self, splits, most, seed):
@@ -228,6 +253,14 @@ class OneNumber:
 
 # %% ../../nbs/library/report_asked.ipynb #ncb38bd4
 @patch
+def describe(self: OneNumber, frame):
+    facts = describe_table(frame)
+    return facts | {name: round(value, 4) for name, value in facts["target"].items()}
+
+@patch
+def show_doubt(self: OneNumber, suspects, drawn): "Nothing was judged."
+
+@patch
 def show_runs(self: OneNumber, exam, runs): return told_runs(exam, runs, lambda y, a: float(np.abs(y - a).mean()))
 @patch
 def show_trust(self: OneNumber, exam, model, check, outputs): return show_ranges(exam, *check, outputs)
@@ -237,7 +270,7 @@ def show_choice(self: OneNumber, exam, model, check, outputs, trusted):
     return {}
 
 @patch
-def show_parts(self: OneNumber, exam, model, outputs): return show_bands(exam, outputs)
+def show_parts(self: OneNumber, exam, model, outputs): return without_gaps(show_bands(exam, outputs))
 @patch
 def show_taken(self: OneNumber, exam, model, outputs): draw_errors(exam, outputs)
 @patch
