@@ -16,7 +16,7 @@ from ..data.label_cells import with_sets
 from ..data.splits import check_labels_seen, duplicate_groups
 from ..data.tables import describe as describe_table, read_splits
 from ..figures import show, show_table
-from ..judge.label_sets import constant_set, indicator, label_f1
+from ..judge.label_sets import best_thresholds, constant_set, indicator, label_f1
 from ..judge.ladder import majority_floor, tfidf_floor
 from ..judge.scored import score_intervals
 from .exam import (Exam, mistakes_of, show_abstention, show_calibration, show_classes,
@@ -30,6 +30,7 @@ from .steps import show_balance as show_counts
 # %% ../../nbs/library/report_asked.ipynb #n5cfc4bf
 class OneClass:
     "One class for each text."
+    settings = {}
     parts, loss = "per_class", "nats per example"     # its key in a record; what its loss is measured in
     def describe(self, frame): return describe_table(frame)
     def read(self, source, **columns): return read_splits(source, **columns)
@@ -38,9 +39,9 @@ class OneClass:
     def targets(self, frame): return frame.label.to_numpy(str)
     def exam(self, train, test, seed): return Exam.of(test, seed, "texts")
 
-    def floors(self, exam, texts, targets, questions):
-        yield "majority", majority_floor(targets, len(questions))
-        yield "TF-IDF + logistic regression", tfidf_floor(texts, targets).predict(questions)
+    def floors(self, train, check, questions):
+        yield "majority", majority_floor(train[1], len(questions))
+        yield "TF-IDF + logistic regression", tfidf_floor(*train).predict(questions)
 
     def estimator(self):
         from finetune_book.text.classifier import TextClassifier
@@ -112,6 +113,7 @@ def tfidf_sets(texts, Y):
 
 class SeveralLabels:
     "Several labels at once for each text."
+    settings = dict(thresholds="f1")
     parts, loss = "per_label", "nats per label"
     def __init__(self, labels_by=None): self.labels_by = labels_by
 
@@ -132,10 +134,12 @@ class SeveralLabels:
         clusters = test["group"].to_numpy() if "group" in test else None
         return LabelExam(indicator(test["labels"], self.classes), clusters, seed, "texts", self.classes)
 
-    def floors(self, exam, texts, targets, questions):
-        Y = indicator(targets, self.classes)
+    def floors(self, train, check, questions):
+        Y, held = (indicator(targets, self.classes) for _, targets in (train, check))
         yield "best constant set", np.tile(constant_set(Y), (len(questions), 1))
-        yield "TF-IDF + logistic regressions", tfidf_sets(texts, Y).predict(questions) > 0
+        words = tfidf_sets(train[0], Y)
+        limits = best_thresholds(held, words.predict_proba(check[0]))
+        yield "TF-IDF + logistic regressions", words.predict_proba(questions) >= limits
 
     def outputs(self, model, X): return model.predict_proba(X)
     def answers(self, model, outputs): return outputs >= model.thresholds_
@@ -154,8 +158,8 @@ def refuse_text(given, column):
 @patch
 def describe(self: SeveralLabels, frame):
     sets = frame["labels"]
-    facts = dict(labels=every(frame).nunique(), labels_per_text=round(float(sets.map(len).mean()), 2),
-                 without_any_label=int((sets.map(len) == 0).sum()))
+    facts = {"labels": every(frame).nunique(), "labels per text": round(float(sets.map(len).mean()), 2),
+             "texts without any label": int((sets.map(len) == 0).sum())}
     return describe_table(frame.drop(columns="label")) | facts
 
 @patch
@@ -181,12 +185,12 @@ def show_trust(self: SeveralLabels, exam, model, check, outputs): return show_la
 
 @patch
 def show_choice(self: SeveralLabels, exam, model, check, outputs, trusted):
-    table, self.fitted = show_thresholds(exam, indicator(check[0], self.classes), check[1], outputs)
-    return dict(thresholds=dict(table=table, fitted=dict(zip(self.classes.tolist(), self.fitted.tolist()))))
+    table = show_thresholds(exam, outputs, model.thresholds_, len(check[0]))
+    return dict(thresholds=dict(table=table, fitted=dict(zip(self.classes.tolist(), model.thresholds_.tolist()))))
 
 @patch
 def show_parts(self: SeveralLabels, exam, model, outputs):
-    return without_gaps(show_labels(exam, outputs, model.thresholds_, self.fitted))
+    return without_gaps(show_labels(exam, outputs, model.thresholds_))
 @patch
 def show_taken(self: SeveralLabels, exam, model, outputs): show_missed(exam, self.answers(model, outputs))
 @patch
@@ -226,6 +230,7 @@ def tfidf_ridge(texts, y):
 
 class OneNumber:
     "A number for each text."
+    settings = {}
     parts, loss = "bands", "squared error, squared units"
     def read(self, source, **columns): return read_splits(source, target_type="number", **columns)
     def check(self, splits): "Any number may come in the test."
@@ -237,9 +242,9 @@ class OneNumber:
     def exam(self, train, test, seed):
         return NumberExam(self.targets(test), test["group"].to_numpy() if "group" in test else None, seed, "texts")
 
-    def floors(self, exam, texts, targets, questions):
-        yield "mean", np.full(len(questions), targets.mean())
-        yield "TF-IDF + ridge regression", tfidf_ridge(texts, targets).predict(questions)
+    def floors(self, train, check, questions):
+        yield "mean", np.full(len(questions), train[1].mean())
+        yield "TF-IDF + ridge regression", tfidf_ridge(*train).predict(questions)
 
     def estimator(self):
         from finetune_book.text.classifier import TextRegressor
@@ -329,14 +334,16 @@ SWAPPED = ("Its interval comes from drawing test rows with replacement, or whole
 SeveralLabels.told = dict(
     ladder="A bar of the figure on top is the F1 over all labels of all rows: twice the labels that were rightly given, by "
            "the labels given and the labels true (*micro*). *Macro* F1 is the mean over labels; *subset accuracy* the share "
-           "of rows whose whole set is right; *Hamming loss* the share of wrong yes-or-no answers.",
+           "of rows whose whole set is right; *Hamming loss* the share of wrong yes-or-no answers. Every rung that has "
+           "probabilities gives a label from the threshold on that had the highest F1 on the validation rows.",
     tested="The difference is that of the two micro F1 on the same test rows. " + SWAPPED,
     trust="Each label has a probability of its own. If it can be believed, then of all yes-or-no answers given with 0.8 "
           "eight in ten are right, and the mean probability of a label is the share of rows that have it.",
     shown="The dots take all yes-or-no answers together, those of one row as if they were independent. The table looks at "
           "each label: `off` is the mean probability minus the share, with a 95% interval over test rows.",
-    choice="**Where a label begins.** The answers above give a label from probability 0.5 on. A threshold fitted on "
-           "validation rows for the highest F1 may be better or, with few rows, worse: `thresholds='f1'` trains with it.",
+    choice="**Where a label begins.** The answers above give each label from a threshold of its own on, fitted on validation "
+           "rows for the highest F1 (`thresholds='f1'`). Beside it 0.5 for every label, which makes the fewest wrong "
+           "yes-or-no answers if the probabilities can be believed.",
     taken="**What is missed and what invented.**",
     doubt="An empty cell counts as none of the labels.")
 OneNumber.told = dict(

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..figures import show, show_table
 from ..judge.bootstrap import bootstrap_interval, paired_difference
 from ..judge.calibration import draw_reliability, reliability, reliability_alt
-from ..judge.label_sets import best_thresholds, hamming, label_f1, label_table, subset_accuracy
+from ..judge.label_sets import hamming, label_f1, label_table, subset_accuracy
 from ..judge.scored import draw_scores, score_rungs, score_steps, scores_alt
 from .steps import axes, say
 
@@ -84,29 +84,27 @@ def promise_of(exam, k, p):
     return dict(share=y.mean(), probability=p.mean(), off=off.value, low=off.low, high=off.high, verdict=told)
 
 # %% ../../nbs/library/report_exam_labels.ipynb #nfda7180
-def show_thresholds(exam, check, check_proba, proba):
-    """Answers at 0.5 and at thresholds fitted on validation rows, compared on test rows.
+def show_thresholds(exam, proba, fitted, n):
+    """Answers at 0.5 and at thresholds fitted on `n` validation rows, compared on test rows.
 
     Parameters
     ----------
-    check : (m, L) bool, labels of the validation rows; check_proba, proba : (m, L) and (n, L), what the model gives them
+    proba : (n, L), what the model gives the test rows; fitted : (L,) thresholds
 
     Returns
     -------
-    DataFrame of both, and the thresholds that were fitted, (L,)
+    DataFrame of both
     """
-    fitted = best_thresholds(check, check_proba)
     both = {"0.5 for every label": proba >= .5, "fitted for each label": proba >= fitted}
     table = score_rungs(exam.truth, both, SCORES, **exam.draws)
-    show_table(table.round(3), caption=f"Thresholds, fitted on {len(check):,} validation rows and judged on test rows")
+    show_table(table.round(3), caption=f"Thresholds, fitted on {n:,} validation rows and judged on test rows")
     say(str(paired_difference(label_f1, exam.truth, *both.values(), names=tuple(both), **exam.draws)))
-    return table, fitted
+    return table
 
 # %% ../../nbs/library/report_exam_labels.ipynb #n27a553c
-def show_labels(exam, proba, thresholds, fitted=None):
+def show_labels(exam, proba, thresholds):
     "Precision, recall, F1 and average precision of each label with intervals; the table of all labels."
     table = label_table(exam.truth, proba, exam.names, thresholds, **exam.draws)
-    if fitted is not None: table["fitted threshold"] = fitted
     many = len(table) > 30
     shown = table.sort_values("f1", kind="stable").head(20) if many else table
     which = f", the 20 weakest of {len(table)} labels" if many else ""
