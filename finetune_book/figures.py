@@ -37,7 +37,8 @@ def coloured(ax):
         for patch in grey: patch.set_facecolor(colour)
     for line in ax.lines:
         drawn = line.get_linestyle() != "None" or line.get_marker() in list("os^Dv")
-        if not drawn or line.get_linewidth() <= 1 or not is_grey(line.get_color()): continue
+        reference = line.get_linewidth() <= 1 or line.get_linestyle() == ":"
+        if not drawn or reference or not is_grey(line.get_color()): continue
         told[line.get_label()] = colour = next(left)
         line.set_color(colour)
     legend = ax.get_legend()

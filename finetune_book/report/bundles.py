@@ -6,19 +6,18 @@
 __all__ = ['one_form', 'only']
 
 # %% ../../nbs/library/report_bundles.ipynb #n2415432
-import html
 import json
 import re
 from base64 import b64encode
 
-from .inert import inert, library_in, missing, quiet_text
+from .inert import SCRIPT, inert, library_in, missing, quiet_text
 
 # %% ../../nbs/library/report_bundles.ipynb #n60b7b5f
 def tight(data): return re.sub(r"\s", "", data if isinstance(data, str) else "".join(data))
 
 def number(value):
-    "A width or height, if it is one."
-    return f"{float(value):g}" if re.fullmatch(r"\d{1,5}(\.\d+)?", str(value)) else None
+    "A number that is written plainly, as text; None if it is none."
+    return f"{float(value):g}" if re.fullmatch(r"\d{1,12}(\.\d+)?", str(value)) else None
 
 def png_width(data):
     "Width in pixels, from the head of a PNG in base64; None if it is none."
@@ -63,7 +62,7 @@ def said_by(state):
     return quiet_text(str(state.get("description") or "")), quiet_text("" if value is None else str(value))
 
 def bar_html(state, show):
-    low, high, value = (float(state.get(k) or 0) for k in ("min", "max", "value"))
+    low, high, value = (float(number(state.get(k)) or 0) for k in ("min", "max", "value"))
     share = (value - low) / (high - low) if high > low else 1.0
     done = f'<progress max="1" value="{share:.4g}">{share:.0%}</progress>'
     return f"{said_by(state)[0]} {done}"
@@ -86,8 +85,19 @@ def titled_html(state, show):
     parts = [(titles[i] if i < len(titles) else "", c) for i, c in enumerate(state.get("children", []))]
     return "".join(f"<div><strong>{quiet_text(str(title))}</strong> {show(child)}</div>" for title, child in parts)
 
-def outputs_html(state, show): return "".join(one_form(o, show.states).data["text/html"] for o in state.get("outputs", []))
+# %% ../../nbs/library/report_bundles.ipynb #n845cf79
+def outputs_html(state, show):
+    "What was printed and shown inside an Output widget."
+    from nbformat import from_dict
+    return "".join(inside_html(from_dict(o), show.states) for o in state.get("outputs", []))
 
+def inside_html(output, states):
+    "An output inside a widget as HTML."
+    if "data" not in output: return f"<pre>{quiet_text(output.get('text') or output.get('evalue') or '')}</pre>"
+    data = one_form(output, states).data
+    return data.get("text/html") or "".join(f"<pre>{quiet_text(text)}</pre>" for text in data.values())
+
+# %% ../../nbs/library/report_bundles.ipynb #n50b8631
 WIDGETS = {"HBoxModel": box_html, "BoxModel": box_html, "GridBoxModel": box_html,
            "VBoxModel": lambda state, show: box_html(state, show, down=True), "OutputModel": outputs_html,
            "HTMLModel": lambda state, show: f"{said_by(state)[0]} {state.get('value') or ''}",
@@ -95,13 +105,12 @@ WIDGETS = {"HBoxModel": box_html, "BoxModel": box_html, "GridBoxModel": box_html
            "CheckboxModel": tick_html, "ToggleButtonModel": tick_html, "ValidModel": tick_html,
            "AccordionModel": titled_html, "TabModel": titled_html, "StackModel": titled_html}
 WIDGETS |= dict.fromkeys(("FloatProgressModel", "IntProgressModel"), bar_html)
-WIDGETS |= dict.fromkeys(("DropdownModel", "SelectModel", "RadioButtonsModel", "ToggleButtonsModel", "SelectMultipleModel",
-                          "SelectionSliderModel", "SelectionRangeSliderModel"), choice_html)
-WIDGETS |= dict.fromkeys(("LabelModel", "TextModel", "TextareaModel", "IntSliderModel", "FloatSliderModel", "IntTextModel",
-                          "FloatTextModel", "BoundedIntTextModel", "BoundedFloatTextModel", "IntRangeSliderModel",
-                          "FloatRangeSliderModel", "FloatLogSliderModel", "ButtonModel", "DatePickerModel",
-                          "ColorPickerModel", "ComboboxModel", "PlayModel"), control_html)
+CHOICES = """Dropdown Select RadioButtons ToggleButtons SelectMultiple SelectionSlider SelectionRangeSlider""".split()
+CONTROLS = """Label Text Textarea IntSlider FloatSlider IntText FloatText BoundedIntText BoundedFloatText IntRangeSlider
+FloatRangeSlider FloatLogSlider Button DatePicker ColorPicker Combobox Play""".split()
+WIDGETS |= {f"{name}Model": choice_html for name in CHOICES} | {f"{name}Model": control_html for name in CONTROLS}
 
+# %% ../../nbs/library/report_bundles.ipynb #nf952b71
 class Shelf:
     "Shows widgets by their address (`IPY_MODEL_…`); `states` are the stored models. One inside itself is not followed."
     def __init__(self, states): self.states, self.open = states, []
@@ -139,11 +148,11 @@ def form_for(kind):
 
 def called(kind):
     "What a form without a way to show it is, in words."
-    if "javascript" in kind: return "the output of a script (JavaScript)"
+    if "javascript" in kind: return SCRIPT
     if kind == "application/pdf": return "a PDF"
     if kind == VIEW: return "a Jupyter widget, whose state was not stored"
     name = library_in(kind)
-    return name if name != "a script" else f"an output of the kind {kind}"
+    return name if name != SCRIPT else f"an output of the kind {kind}"
 
 def is_still(kind): return kind.startswith("image/")
 
@@ -162,7 +171,12 @@ def shown_in(data):
         gone, still = lively(text), [k for k in known if is_still(k)]
         if not gone and still and inert(text).lost: return still[0], [*lost, *inert(text).lost]
         if gone: known, lost = known[1:], [*lost, *gone] if text.strip() else lost
-    return (known[0] if known else None), list(dict.fromkeys(lost))
+    return (known[0] if known else None), told_once(lost)
+
+def told_once(lost):
+    "Each thing once; that there was a script need not be said beside what it would draw."
+    found = list(dict.fromkeys(lost))
+    return [said for said in found if said != SCRIPT or len(found) == 1]
 
 def joined(data): return "".join(data) if isinstance(data, list) and all(isinstance(t, str) for t in data) else data
 
@@ -188,20 +202,19 @@ def one_form(output, states=None):
     -------
     nbformat output, whose data holds one of text/html, text/markdown, text/latex, text/plain; {} for nothing
     """
-    from nbformat import v4
     data, view = output.data, (output.data.get(VIEW) or {}).get("model_id")
-    def as_html(markup): return v4.new_output("display_data", {"text/html": markup} if markup else {}, metadata=output.metadata)
+    def as_html(markup): return only(output, {"text/html": markup} if markup else {})
     if view in (states or {}): return as_html(Shelf(states)(view))
     kind, lost = shown_in(data)
     if kind is None: return as_html("".join(map(missing, lost)))
     value = joined(data[kind])
-    if kind == "text/plain": return as_html(plain_html(value, lost)) if lost or BAR.match(value) else only(output, kind, value)
+    if kind == "text/plain" and (lost or BAR.match(value)): return as_html(plain_html(value, lost))
     write = form_for(kind)
-    if write is None: return only(output, kind, value)
+    if write is None: return only(output, {kind: value})
     note = f"<figcaption>A still picture of {' and '.join(lost)}.</figcaption>" if lost and is_still(kind) else ""
     return as_html(write(kind, value, said_of(output, kind)) + note)
 
-def only(output, kind, value):
-    "An output with one form."
+def only(output, data):
+    "An output with one form, or none."
     from nbformat import v4
-    return v4.new_output("display_data", {kind: value}, metadata=output.metadata)
+    return v4.new_output("display_data", data, metadata=output.metadata)

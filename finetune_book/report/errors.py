@@ -26,4 +26,4 @@ class Interrupted(KeyboardInterrupt):
 # %% ../../nbs/library/report_errors.ipynb #n305697a
 def remedy_for(error):
     "What a reader can do about the failure of a report, in a sentence."
-    return getattr(error, "remedy", "Change what the line above names, and run the same command again.")
+    return getattr(error, "remedy", "Change what the line above names, then run it again.")

@@ -70,7 +70,7 @@ def steps(self: Exam, said, pairs):
 @patch
 def drawn(self: Exam, rungs):
     "The rungs as bars, and the words for who cannot see them."
-    return draw_ladder(axes(7, 2.4), rungs), ladder_alt(rungs)
+    return draw_ladder(axes(7.5, 2), rungs), ladder_alt(rungs)
 
 @patch
 def thin(self: Exam, least=10):

@@ -156,6 +156,7 @@ body.hidden=!fits;seen+=fits;home.append(body)});
 home.caption.textContent=seen+" of "+REPORTS.length+" reports"}
 """
 
+# %% ../../nbs/library/report_gallery.ipynb #nc72a8ad
 COMPARE = """
 function whyNot(a,b){if(a===b)return "Choose two reports.";
 if(!a.score||!b.score)return (a.score?b:a).name+" has no answer whose score could be compared.";
@@ -178,14 +179,15 @@ said.append(el("p",verdict(a,b)),table("Score, and the settings that differ",[""
 [[a.measure,span(a.score),span(b.score)],["verdict",a.stands,b.stands],...differ]))}
 """
 
+# %% ../../nbs/library/report_gallery.ipynb #nc270257
 START = """
 const bodies=[...document.querySelectorAll("table.reports>tbody")],home=bodies[0].parentNode,bar=el("div");
 const pairs=REPORTS.map((r,i)=>[i,r.name]),said=el("div",undefined,{className:"compared"});
 said.setAttribute("role","status");bar.className="controls";
 const [sortBox,sort]=choice("Sort by",[["name","name"],["title","title"],["data","data"],["score","score"],
 ["rows","test rows"]]);
-const [kindBox,kind]=choice("Show",[["","all"],["better","clearly better"],["no clear difference","no clear difference"],
-["worse","worse"]]);
+const [kindBox,kind]=choice("Show",[["","all"],["better","clearly better"],
+["no clear difference","no clear difference"],["worse","worse"]]);
 const findBox=el("label","Filter "),find=el("input",undefined,{type:"search"});findBox.append(find," ");
 const [leftBox,left]=choice("Compare",pairs),[rightBox,right]=choice("with",pairs);right.value=1;
 const go=el("button","Compare",{type:"button"});

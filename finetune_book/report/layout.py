@@ -59,6 +59,7 @@ def fold_section(soup, cell):
     summary.append(top.extract())
     for e in [summary, cell, *inside]: details.append(e.extract())
 
+# %% ../../nbs/library/report_layout.ipynb #n30cdc37
 def fold_cells(soup):
     "Close what the tags of its cell say: sections (fold), outputs or whole cells (hide-output, hide-cell)."
     for cell in soup.select(".celltag_fold"):
@@ -104,7 +105,10 @@ def rows_of(table):
     bodies = table.find_all("tbody", recursive=False)
     return elements(bodies[0].children) if len(bodies) == 1 else []
 
-def spans(row): return max([int(c.get("rowspan", 1)) if str(c.get("rowspan", 1)).isdigit() else 1 for c in elements(row.children)] or [1])
+def spans(row):
+    "Rows that the highest cell of a row reaches over."
+    said = [str(c.get("rowspan", 1)) for c in elements(row.children)]
+    return max([int(n) for n in said if re.fullmatch(r"[0-9]{1,5}", n)] or [1])
 
 def cut_row(rows, most):
     "The first row, from `most` on, above which no cell reaches down from above; None if there is none."
@@ -127,6 +131,12 @@ def say_scopes(table):
     "Say of each header cell whether it heads a column or a row."
     for cell in table.find_all("th"):
         if not cell.get("scope"): cell["scope"] = "row" if cell.find_parent("tbody") else "col"
+
+def light_ground(part):
+    "Give the paragraph of prose in which a colour is fixed a light ground: it may not be readable on a dark one."
+    block = part
+    while block.parent is not None and "prose" not in block.parent.get("class", []): block = block.parent
+    block["class"] = [*block.get("class", []), "paper"]
 
 def box_long(pre, what="Long output"):
     "Let long printed text scroll in a box that the keyboard reaches."
@@ -156,6 +166,8 @@ def arranged(cells, contents=True):
     fold_cells(soup)
     for table in soup.find_all("table"): say_scopes(table); fold_table(soup, table)
     for pre in soup.select(".jp-RenderedText > pre, .json > pre"): box_long(pre)
+    for part in soup.select(".prose [style*='color'], .prose [style*='background'], .prose [color], .prose [bgcolor]"):
+        light_ground(part)
     for image in soup.find_all("img"):
         if not image.get("alt", "").strip(): image["alt"] = "Figure without a description"
     return str(soup)

@@ -24,7 +24,7 @@ TEXT = """
 body{margin:0;background:var(--page);color:var(--text);
 font:1.0625rem/1.55 system-ui,-apple-system,"Segoe UI",Roboto,"Noto Sans","Noto Sans CJK SC",sans-serif}
 main{max-width:66rem;margin:0 auto;padding:1.6rem 1.25rem 4rem;overflow-wrap:break-word}
-.prose>:is(p,ul,ol,dl,blockquote,h1,h2,h3,h4),.jp-RenderedMarkdown>:is(p,ul,ol,dl,blockquote){max-width:47rem}
+.prose>:is(p,ul,ol,dl,blockquote),.jp-RenderedMarkdown>:is(p,ul,ol,dl,blockquote){max-width:47rem}
 h1{font-size:2.1rem;line-height:1.2;margin:.2em 0 .4em} h3{font-size:1.15rem;margin:1.5em 0 .4em} p{margin:.6em 0}
 h2{font-size:1.45rem;line-height:1.3;margin:1.6em 0 .5em;padding-top:.5em;border-top:1px solid var(--line)}
 a{color:var(--link)} hr{border:0;border-top:1px solid var(--line)}
@@ -32,8 +32,8 @@ blockquote{margin:.8em 0;padding:0 0 0 1em;border-left:3px solid var(--line);col
 .notice{margin:1em 0 2em;padding:.8em 1.1em;background:var(--bad);color:var(--badtext);
 border:1px solid currentColor;border-radius:6px}
 .notice p{margin:.3em 0} .notice a{color:inherit}
-.missing{display:inline-block;margin:.2em 0;padding:.25em .7em;border:1px dashed var(--quiet);border-radius:6px;
-color:var(--quiet);background:var(--code);font-size:.92em}
+.missing{display:inline-block;margin:.2em .4em .2em 0;padding:.25em .7em;border:1px dashed var(--quiet);
+border-radius:6px;color:var(--quiet);background:var(--code);font-size:.92em}
 """
 
 # %% ../../nbs/library/report_look.ipynb #n37befb9
@@ -59,7 +59,9 @@ color:var(--warntext)}
 details.fold{margin:.7em 0;border-top:1px solid var(--line)}
 details.fold>summary{cursor:pointer;padding:.5em 0;list-style-position:outside;margin-left:1.1em}
 details.fold>summary :is(h1,h2,h3,h4,h5,h6){display:inline;border:0;margin:0;padding:0}
-@media (max-width:40rem){.answer{padding:.9rem 1rem} .answer .facts{grid-template-columns:1fr;gap:0}
+@media (max-width:40rem){p:has(mjx-container){overflow-x:auto;overflow-y:hidden}
+.prose table{display:block;overflow-x:auto}
+.answer{padding:.9rem 1rem} .answer .facts{grid-template-columns:1fr;gap:0}
 .answer .facts dd{margin:0 0 .5em} .answer .verdict{font-size:1.25rem}}
 """
 
@@ -72,13 +74,15 @@ OUTPUT = """
 .own{contain:paint;position:relative}
 .paper{color-scheme:light;--page:#fff;--text:#1b1c20;--quiet:#565a64;--line:#d5d8de;--code:#f5f6f8;--link:#0b57b0;
 background:#fff;color:#1b1c20;padding:.4em .8em;border-radius:6px}
-table{border-collapse:collapse;margin:1em 0;font-size:.92em;line-height:1.4;font-variant-numeric:tabular-nums}
+table{border-collapse:collapse;margin:.5em 0;font-size:.92em;line-height:1.4;font-variant-numeric:tabular-nums}
 table.data,table.dataframe,.prose table{width:100%}
+table.dataframe,table.dataframe :is(th,td){border:0;text-align:left!important;vertical-align:top!important}
+table.dataframe tr{border-bottom:1px solid var(--line)}
 caption{caption-side:top;text-align:left;font-weight:600;padding:.2em 0 .5em}
 th,td{padding:.3em .9em .3em 0;text-align:left;vertical-align:top;unicode-bidi:isolate}
 thead th{border-bottom:2px solid var(--line);color:var(--quiet);font-weight:600}
 tbody tr{border-bottom:1px solid var(--line)} tbody th{font-weight:600}
-tbody.folded{display:none} .more{margin:-.4em 0 1em}
+tbody.folded{display:none} .more{margin:0 0 .6em}
 .widgets{display:flex;flex-wrap:wrap;gap:.2em .7em;align-items:center} .widgets.down{display:block}
 progress{accent-color:var(--c0);vertical-align:middle}
 figcaption{color:var(--quiet);font-size:.9em} figure{margin:0}
@@ -116,9 +120,9 @@ tbody.folded{display:table-row-group} details::details-content{content-visibilit
 def terminal_colours():
     "CSS of the colours that printed text may have: as ink, or as a ground with the page's colour on it."
     ink = [f".ansi-{name}-fg,.ansi-{name}-intense-fg{{color:var(--{v})}}" for name, v in TERMINAL.items()]
-    ground = [f".ansi-{name}-bg,.ansi-{name}-intense-bg{{background:var(--{v});color:var(--page)}}" for name, v in TERMINAL.items()]
-    turned = ".ansi-default-inverse-fg{color:var(--page)} .ansi-default-inverse-bg{background:var(--text);color:var(--page)}"
-    return "".join([*ink, *ground, turned])
+    ground = [f".ansi-{name}-bg,.ansi-{name}-intense-bg{{background:var(--{v});color:var(--page)}}"
+              for name, v in (TERMINAL | {"default-inverse": "text"}).items()]
+    return "".join([*ink, *ground, ".ansi-default-inverse-fg{color:var(--page)}"])
 
 # %% ../../nbs/library/report_look.ipynb #ncb8622c
 def colours(theme): return ":root{" + ";".join(f"--{k}:{v}" for k, v in theme.items()) + "}"

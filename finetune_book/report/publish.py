@@ -210,13 +210,25 @@ def failure_notice(name, error, has_good, resumable=False, remedy="", where=""):
     return failed_html(f"This run of {name} failed.", error, {k: v for k, v in facts.items() if v})
 
 # %% ../../nbs/9_reports/91_publish.ipynb #c187
-def publish_failure(folder, name, nb, error, **told):
-    "Write NAME.failed.html and .ipynb; `told`: more for `failure_notice`. The page's path; None if it was not written."
+def as_far_as(nb, last):
+    "A copy of a notebook that ends with the cell at work when it failed, or whole; nothing in it is folded."
+    from copy import deepcopy
+    ran = deepcopy(nb)
+    if last is not None: ran.cells = ran.cells[:last + 1]
+    for cell in ran.cells: cell.metadata["tags"] = [t for t in cell.metadata.get("tags", []) if t != "fold"]
+    return ran
+
+def publish_failure(folder, name, nb, error, last=None, **told):
+    """Write NAME.failed.html and NAME.failed.ipynb.
+
+    `last` is the cell at work when it failed, `told` what `failure_notice` wants to know. Returns the page's path, or
+    None if even that cannot be written.
+    """
     import nbformat
     page = folder / f"{name}.failed.html"
     notice = failure_notice(name, error, (folder / f"{name}.html").exists(), **told)
     cells = nbformat.writes(tidy(nb))
-    try: write_whole({folder / f"{name}.failed.ipynb": cells, page: failed_page(nb, notice)})
+    try: write_whole({folder / f"{name}.failed.ipynb": cells, page: failed_page(as_far_as(nb, last), notice)})
     except ReportError: return None
     return page
 
@@ -268,10 +280,9 @@ class Job:
 # %% ../../nbs/9_reports/91_publish.ipynb #n3fc1a37
 def tell_failure(job, error, resumable):
     "Publish the page of a failure and tell of it."
-    why = error
-    if isinstance(error, (InputError, Interrupted)): why = f"{error} (in {job.seen.where(job.seen.current)})"
-    told = dict(resumable=resumable, remedy=remedy_for(error), where=job.seen.where(job.seen.current))
-    error.page = publish_failure(job.folder, job.name, job.nb, why, **told)
+    last = job.seen.current
+    told = dict(resumable=resumable, remedy=remedy_for(error), where=job.seen.where(last), last=last)
+    error.page = publish_failure(job.folder, job.name, job.nb, error, **told)
     job.seen.event({"event": "failed", "exit_code": getattr(error, "exit_code", 2), "error": str(error),
                     "page": error.page and str(error.page)})
 

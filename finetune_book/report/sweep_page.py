@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from ..checks import shorten
-from ..figures import table_html
+from ..figures import PALETTE, table_html
 from .page import linked_table, markup, picture
 from .params import shown
 from .record import flat_numbers
@@ -77,10 +77,10 @@ def lines_of(sweep, name, x):
 def draw_line(ax, j, label, points):
     "The j-th line: a dot for each run, a line through the means."
     points = sorted((p for p in points if p[1]), key=lambda p: p[0])
-    grey, mark, dashes = str(min(.65, .18 * j)), "os^Dv"[j % 5], ("-", "--", ":", "-.")[j % 4]
-    for at, found in points: ax.plot([at] * len(found), found, mark, color=grey, ms=4, alpha=.5)
+    colour, mark, dashes = PALETTE["light"][j % 5], "os^Dv"[j % 5], ("-", "--", ":", "-.")[j % 4]
+    for at, found in points: ax.plot([at] * len(found), found, mark, color=colour, ms=4, alpha=.5)
     means = [np.mean(p[1]) for p in points]
-    ax.plot([p[0] for p in points], means, dashes, marker=mark, color=grey, label=plain_label(label))
+    ax.plot([p[0] for p in points], means, dashes, marker=mark, color=colour, label=plain_label(label))
 
 # %% ../../nbs/library/report_sweep_page.ipynb #nebd0d1a
 def draw_parameter(ax, sweep, name):

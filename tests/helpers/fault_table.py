@@ -110,7 +110,7 @@ class Place:
     def notice(self):
         "What the page of the failure says on top, as HTML."
         page = self.folder / "faulty.failed.html"
-        return page.read_text(encoding="utf-8").partition('<div class="notice"')[2].partition("</div>")[0] if page.exists() else ""
+        return page.read_text(encoding="utf-8").partition("<section class='answer failed'")[2].partition("</section>")[0] if page.exists() else ""
 
 
 @dataclass

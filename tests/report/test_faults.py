@@ -34,6 +34,12 @@ def test_the_page_of_a_failure_is_harmless_and_links_to_the_good_report(rows):
     assert '<a href="faulty.html">' in notice and "This run of faulty failed" in notice
 
 
+def test_the_page_of_a_failure_says_where_and_what_to_do(rows):
+    for fault, todo in {"cell error": "mend it and run again", "kernel SIGKILL": "less to do", "cell timeout": "Allow more time"}.items():
+        notice = rows[fault].notice
+        assert all(f"<dt>{fact}</dt>" in notice for fact in ("Where", "What to do", "What stands")) and todo in notice and "cell " in notice, fault
+
+
 @pytest.mark.parametrize("spoil, is_wrong", [({"code": 0}, "exit code"), ({"last_good": "CHANGED"}, "last good"), ({"survivors": [1]}, "left behind"),
                                              ({"litter": [".x.part"]}, "left behind"), ({"out": "reports/faulty.html"}, "stdout"), ({"said": "oops"}, "said"),
                                              ({"notice": ""}, "page of the failure")])
