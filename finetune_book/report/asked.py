@@ -69,7 +69,9 @@ def show_parts(self: OneClass, exam, model, outputs):
     return show_classes(exam, self.answers(model, outputs), model.classes_, confusions=False)
 
 @patch
-def show_taken(self: OneClass, exam, model, outputs): show_confusions(exam, self.answers(model, outputs), model.classes_)
+def show_taken(self: OneClass, exam, model, outputs):
+    show_confusions(exam, self.answers(model, outputs), model.classes_)
+
 @patch
 def mistakes(self: OneClass, exam, model, outputs): return mistakes_of(exam, outputs, model.classes_)
 @patch
@@ -300,7 +302,8 @@ def show_balance(self: OneNumber, frame):
     ax.hist(frame.label, bins=30, color=".6")
     ax.set(xlabel="number to predict", ylabel="training rows")
     mid, spread = frame.label.median(), frame.label.std(ddof=0)
-    show(ax, alt=f"Histogram of the {len(frame):,} training targets: median {mid:.4g}, standard deviation {spread:.4g}.")
+    told = f"median {mid:.4g}, standard deviation {spread:.4g}"
+    show(ax, alt=f"Histogram of the {len(frame):,} training targets: {told}.")
 
 def draw_errors(exam, answers):
     "A histogram of the errors."
@@ -311,53 +314,72 @@ def draw_errors(exam, answers):
 
 # %% ../../nbs/library/report_asked.ipynb #n607e205
 OneClass.told = dict(
-    ladder="A bar of the figure on top is the share of right answers; its line is the 95% interval, where that share "
-           "would likely lie on other test rows like these.",
-    tested=r"""The difference over $n$ test rows is $\Delta = \frac1n \sum_i \big([\hat y_i^{\text{after}} = y_i] - [\hat y_i^{\text{before}} = y_i]\big)$. Its interval comes from drawing rows with replacement, or whole groups where rows belong together; its $p$ from swapping the two answers of a row by a coin. McNemar's test asks only the rows that one of the two gets right, and counts instead of drawing. A small $p$ means: chance alone would seldom do this. A difference is called clear only when both agree.""",
-    trust="If confidences can be believed, then of all answers given with 0.8 eight in ten are right. Dots on the dashed "
-          "line keep that promise; dots *below* it were too sure, dots *above* it too shy.",
-    shown=r"""For each text the model gives its answer a confidence, such as 0.8. Columns: what share of the texts was answered with that confidence. Dots: how many of those answers were right, with an interval.
+    ladder=r"""A bar of the figure on top is the share of right answers; its line is the 95% interval, where that
+share would likely lie on other test rows like these.""",
+    tested=r"""The difference over $n$ test rows is
+$\Delta = \frac1n \sum_i \big([\hat y_i^{\text{after}} = y_i] - [\hat y_i^{\text{before}} = y_i]\big)$.
+Its interval comes from drawing rows with replacement, or whole groups where rows belong together; its
+$p$ from swapping the two answers of a row by a coin. McNemar's test asks only the rows that one of
+the two gets right, and counts instead of drawing. A small $p$ means: chance alone would seldom do
+this. A difference is called clear only when both agree.""",
+    trust=r"""If confidences can be believed, then of all answers given with 0.8 eight in ten are right. Dots on the
+dashed line keep that promise; dots *below* it were too sure, dots *above* it too shy.""",
+    shown=r"""For each text the model gives its answer a confidence, such as 0.8. Columns: what share of the texts
+was answered with that confidence. Dots: how many of those answers were right, with an interval.
 
-The expected calibration error (ECE) is the mean distance of the dots from the line, each dot weighed by its texts. Chance alone keeps dots off the line, so beside it stands what a faultless model would show (`ece_if_perfect`). One number, the temperature, makes all confidences softer ($T > 1$) or sharper ($T < 1$). It is fitted on validation texts and judged here on test texts; it cannot change which answer is given.""",
-    choice="**To answer, or to pass on.** The model may answer only where it is sure and pass the rest to a person. From "
-           "right to left the curve passes on more and more of the least sure texts. It should rise towards the dotted "
-           "line, which passes on exactly the mistakes; on the dashed line the confidence would be worth nothing.",
-    taken="**What is taken for what.** Row: the truth; column: the answer.",
-    doubt="A label is in doubt when a word counter that has not seen the row is as sure of another class as it usually is "
-          "of that class's own rows.")
+The expected calibration error (ECE) is the mean distance of the dots from the line, each dot weighed
+by its texts. Chance alone keeps dots off the line, so beside it stands what a faultless model would
+show (`ece_if_perfect`). One number, the temperature, makes all confidences softer ($T > 1$) or
+sharper ($T < 1$). It is fitted on validation texts and judged here on test texts; it cannot change
+which answer is given.""",
+    choice=r"""**To answer, or to pass on.** The model may answer only where it is sure and pass the rest to a
+person. From right to left the curve passes on more and more of the least sure texts. It should rise
+towards the dotted line, which passes on exactly the mistakes; on the dashed line the confidence would
+be worth nothing.""",
+    taken=r"""**What is taken for what.** Row: the truth; column: the answer.""",
+    doubt=r"""A label is in doubt when a word counter that has not seen the row is as sure of another class as it
+usually is of that class's own rows.""")
 
 # %% ../../nbs/library/report_asked.ipynb #n257bd64
-SWAPPED = ("Its interval comes from drawing test rows with replacement, or whole groups where rows belong together; its $p$ "
-           "from swapping the two answers of a row by a coin. A small $p$ means: chance alone would seldom do this. A "
-           "difference is called clear only when interval and test agree.")
-
 SeveralLabels.told = dict(
-    ladder="A bar of the figure on top is the F1 over all labels of all rows: twice the labels that were rightly given, by "
-           "the labels given and the labels true (*micro*). *Macro* F1 is the mean over labels; *subset accuracy* the share "
-           "of rows whose whole set is right; *Hamming loss* the share of wrong yes-or-no answers. Every rung that has "
-           "probabilities gives a label from the threshold on that had the highest F1 on the validation rows.",
-    tested="The difference is that of the two micro F1 on the same test rows. " + SWAPPED,
-    trust="Each label has a probability of its own. If it can be believed, then of all yes-or-no answers given with 0.8 "
-          "eight in ten are right, and the mean probability of a label is the share of rows that have it.",
-    shown="The dots take all yes-or-no answers together, those of one row as if they were independent. The table looks at "
-          "each label: `off` is the mean probability minus the share, with a 95% interval over test rows.",
-    choice="**Where a label begins.** The answers above give each label from a threshold of its own on, fitted on validation "
-           "rows for the highest F1 (`thresholds='f1'`). Beside it 0.5 for every label, which makes the fewest wrong "
-           "yes-or-no answers if the probabilities can be believed.",
-    taken="**What is missed and what invented.**",
-    doubt="An empty cell counts as none of the labels.")
+    ladder=r"""A bar of the figure on top is the F1 over all labels of all rows: twice the labels that were rightly
+given, by the labels given and the labels true (*micro*). *Macro* F1 is the mean over labels; *subset
+accuracy* the share of rows whose whole set is right; *Hamming loss* the share of wrong yes-or-no
+answers. Every rung that has probabilities gives a label from the threshold on that had the highest F1
+on the validation rows.""",
+    tested=r"""The difference is that of the two micro F1 on the same test rows. Its interval comes from drawing test
+rows with replacement, or whole groups where rows belong together; its $p$ from swapping the two
+answers of a row by a coin. A small $p$ means: chance alone would seldom do this. A difference is
+called clear only when interval and test agree.""",
+    trust=r"""Each label has a probability of its own. If it can be believed, then of all yes-or-no answers given
+with 0.8 eight in ten are right, and the mean probability of a label is the share of rows that have
+it.""",
+    shown=r"""The dots take all yes-or-no answers together, those of one row as if they were independent. The table
+looks at each label: `off` is the mean probability minus the share, with a 95% interval over test
+rows.""",
+    choice=r"""**Where a label begins.** The answers above give each label from a threshold of its own on, fitted on
+validation rows for the highest F1 (`thresholds='f1'`). Beside it 0.5 for every label, which makes the
+fewest wrong yes-or-no answers if the probabilities can be believed.""",
+    taken=r"""**What is missed and what invented.**""",
+    doubt=r"""An empty cell counts as none of the labels.""")
+
 OneNumber.told = dict(
-    ladder="A bar of the figure on top is the mean absolute error, in the units of the target: shorter is better. Its line "
-           "is the 95% interval over test rows. RMSE punishes large errors more; R² is the share of the spread explained.",
-    tested="The difference is that of the two mean absolute errors on the same test rows; below zero is better. " + SWAPPED,
-    trust="A number alone does not say how far off it may be. The errors on the validation rows do: an answer plus or minus "
-          "`half_width` should hold the truth of the promised share of new rows, and `held` is the share of test rows where "
-          "it did.",
-    shown="The half-width is the quantile of the absolute errors on validation rows at the promised share, one row more "
-          "being asked for as they are few (split conformal prediction).",
-    choice="**Answers against truth.** A faultless model lies on the dashed line; a flat cloud stays near the mean.",
-    taken="**How far off.**",
-    doubt="")
+    ladder=r"""A bar of the figure on top is the mean absolute error, in the units of the target: shorter is better.
+Its line is the 95% interval over test rows. RMSE punishes large errors more; R² is the share of the
+spread explained.""",
+    tested=r"""The difference is that of the two mean absolute errors on the same test rows; below zero is better.
+Its interval comes from drawing test rows with replacement, or whole groups where rows belong
+together; its $p$ from swapping the two answers of a row by a coin. A small $p$ means: chance alone
+would seldom do this. A difference is called clear only when interval and test agree.""",
+    trust=r"""A number alone does not say how far off it may be. The errors on the validation rows do: an answer
+plus or minus `half_width` should hold the truth of the promised share of new rows, and `held` is the
+share of test rows where it did.""",
+    shown=r"""The half-width is the quantile of the absolute errors on validation rows at the promised share, one
+row more being asked for as they are few (split conformal prediction).""",
+    choice=r"""**Answers against truth.** A faultless model lies on the dashed line; a flat cloud stays near the
+mean.""",
+    taken=r"""**How far off.**""",
+    doubt=r"""""")
 
 # %% ../../nbs/library/report_asked.ipynb #n1ab42d4
 ASKED = dict(classes=lambda labels_by: OneClass(), labels=SeveralLabels, number=lambda labels_by: OneNumber())
@@ -376,5 +398,5 @@ def asked_of(task, labels_by=None):
     """
     check_choice("task", task, ASKED)
     if labels_by is not None and task == "number":
-        raise InputError(f"labels_by={labels_by!r} and task='number': a cell holds labels or a number; give one of the two")
+        raise InputError(f"labels_by={labels_by!r} and task='number': a cell holds labels or a number; give one")
     return ASKED["labels" if labels_by is not None else task](labels_by)

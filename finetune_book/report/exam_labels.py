@@ -44,7 +44,8 @@ SCORES = {"micro F1": label_f1, "macro F1": lambda Y, A: label_f1(Y, A, "macro")
           "hamming loss": hamming}
 
 @patch
-def asked(self: LabelExam, classes): return f"Which of {len(self.names)} labels hold for each of the {self.unit}, several at once?"
+def asked(self: LabelExam, classes):
+    return f"Which of {len(self.names)} labels hold for each of the {self.unit}, several at once?"
 
 @patch
 def score(self: LabelExam, answers):
@@ -65,7 +66,7 @@ def thin(self: LabelExam, least=10):
 
 # %% ../../nbs/library/report_exam_labels.ipynb #n3ae1c47
 def show_label_confidence(exam, proba):
-    "Confidence of all yes-or-no answers as a figure, and the mean probability of each label beside its share; the table."
+    "Confidence of all yes-or-no answers as a figure; the mean probability of each label beside its share, a table."
     flat, p = exam.truth.ravel().astype(int), proba.ravel()
     pooled = reliability(flat, np.stack([1 - p, p], 1), np.array([0, 1]), bins=10)
     show(draw_reliability(axes(4.6, 3.2), pooled), alt=reliability_alt(pooled))
@@ -123,8 +124,10 @@ def spanned(table, key):
 def show_missed(exam, answers, most=15):
     "How often each label is missed and invented, and which are missed and invented together; the first table."
     missed, invented = exam.truth & ~answers, answers & ~exam.truth
-    table = pd.DataFrame({"missed": missed.sum(0), "invented": invented.sum(0)}, index=pd.Index(exam.names, name="label"))
-    show_table(table.sort_values("missed", ascending=False, kind="stable").head(30), caption="Labels missed and invented")
+    counts = dict(missed=missed.sum(0), invented=invented.sum(0))
+    table = pd.DataFrame(counts, index=pd.Index(exam.names, name="label"))
+    shown = table.sort_values("missed", ascending=False, kind="stable").head(30)
+    show_table(shown, caption="Labels missed and invented")
     together = missed.T.astype(int) @ invented.astype(int)
     pairs = [(together[j, k], exam.names[j], exam.names[k]) for j, k in np.argwhere(together)]
     pairs = sorted(pairs, key=lambda p: (-p[0], p[1], p[2]))[:most]
@@ -141,7 +144,8 @@ def set_mistakes(exam, proba, thresholds, most=20):
     sure = np.where(wrong, np.where(answers, proba, 1 - proba), -1)
     rows = np.argsort(-sure.max(1), kind="stable")[:min(most, int(wrong.any(1).sum()))]
     def names(row): return "; ".join(map(str, exam.names[row])) or "(none)"
-    worst = [("invents " if answers[i, sure[i].argmax()] else "misses ") + str(exam.names[sure[i].argmax()]) for i in rows]
-    table = pd.DataFrame(dict(row=rows, truth=[names(exam.truth[i]) for i in rows], said=[names(answers[i]) for i in rows],
-                              worst=worst, confidence=sure.max(1)[rows]))
+    places = sure[rows].argmax(1)
+    worst = [f"{'invents' if answers[i, k] else 'misses'} {exam.names[k]}" for i, k in zip(rows, places)]
+    sets = dict(truth=[names(exam.truth[i]) for i in rows], said=[names(answers[i]) for i in rows])
+    table = pd.DataFrame(dict(row=rows) | sets | dict(worst=worst, confidence=sure.max(1)[rows]))
     return table, f"{len(rows)} of {int(wrong.any(1).sum())} rows with a wrong label among {len(proba)} test rows"

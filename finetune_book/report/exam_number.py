@@ -71,8 +71,8 @@ def show_against(exam, answers):
     ax.plot(ends, ends, "k--", lw=1)
     ax.set(xlabel="truth", ylabel="answer")
     slope = np.polyfit(exam.truth, answers, 1)[0] if np.ptp(exam.truth) else 0.
-    show(ax, alt=f"Answers of the fine-tuned model against the truth, {len(answers)} test rows. Where the truth rises by "
-                 f"1 the answers rise by {slope:.2f}.")
+    show(ax, alt=f"Answers of the fine-tuned model against the truth, {len(answers)} test rows. "
+                 f"Where the truth rises by 1 the answers rise by {slope:.2f}.")
 
 # %% ../../nbs/library/report_exam_number.ipynb #n07f8e44
 def show_bands(exam, answers, bands=5):

@@ -59,8 +59,8 @@ class TextClassifier(Classifying, TextTuner):
     schedule : "linear", "cosine", "step" or "constant"; warmup_frac : float, share of the steps spent warming up
     patience : int, epochs without a lower validation loss before stopping (only with `validation`)
     label_smoothing : float; class_weight : None, "balanced", one number per class, or a dict from class to number
-    thresholds : of several labels at once, from which probability a label is given: a number, one per label, a dict from
-        label to number, or "f1", for each label the one with the highest F1 on the validation rows
+    thresholds : of several labels at once, from which probability a label is given: a number, one per label, a dict
+        from label to number, or "f1", for each label the one with the highest F1 on the validation rows
     clip_norm : float or None, largest gradient norm
     seed : int; the same seed on the same machine gives the same weights, bit for bit
     device : "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", …
@@ -76,7 +76,8 @@ class TextClassifier(Classifying, TextTuner):
 
     Attributes
     ----------
-    classes_ : (c,) array; thresholds_ : (L,) array, of several labels at once; history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
+    classes_ : (c,) array; thresholds_ : (L,) array, of several labels at once
+    history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
     model_, tokenizer_ : the Hugging Face model and tokenizer; token_report_ : dict of `token_report`
     n_train_, n_trainable_, n_parameters_ : int; budget_ : `finetune_book.train.budget.Budget`, predicted and measured
         memory and time

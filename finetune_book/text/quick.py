@@ -122,7 +122,8 @@ def read_saved(folder):
     settings = read_json(Path(folder) / SETTINGS)
     if (made := settings.get("estimator")) != "TextClassifier":
         raise InputError(f"{folder}: was saved by {shorten(made)}, not TextClassifier")
-    if settings.get("task"): raise InputError(f"{folder}: gives several labels at once; open it with TextClassifier.load")
+    if settings.get("task"):
+        raise InputError(f"{folder}: gives several labels at once; open it with TextClassifier.load")
     try: return settings["classes"], int(settings["params"]["max_length"])
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{folder}: its {SETTINGS} is not whole; save the model again") from None
