@@ -253,7 +253,7 @@ def cells_html(nb):
 
 # %% ../../nbs/library/report_page.ipynb #na3f50d3
 def page_head(nb, first, last, css=""):
-    "The head of a page: its policy before all that it governs, title, styles, and the scripts that stand in it, `first`."
+    "The head of a page: its policy before all that it governs, title, styles, and `first`, the scripts in it."
     maths = "".join(f"<script>{s}</script>" for s in first)
     return (f'<meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{policy([*first, *last])}">'
             '<meta name="viewport" content="width=device-width, initial-scale=1">'

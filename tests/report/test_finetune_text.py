@@ -61,6 +61,25 @@ def test_leakage_that_was_allowed_is_the_first_thing_below_the_title(leaky):
     assert top < warned < facts and 'role="alert"' in page and page.count("<h2", 0, warned) == 0
 
 
+def test_the_answer_stands_first_and_in_the_record(leaky):
+    _, page, run = leaky
+    answer, ladder = run["metrics"]["answer"], run["metrics"]["ladder"]
+    assert answer["score"]["value"] == ladder["fine-tuned"]["accuracy"] and list(answer["others"]) == list(ladder)[:-1]
+    assert list(answer["wary"])[0] == "leaks" and {"few test rows", "2 trainings"} <= set(answer["wary"]) and "one training" not in answer["wary"]
+    card, first = page.index("class=\"answer"), page.index("<h2")
+    assert card < page.index("Bars of accuracy by rung") < first and html.escape(answer["verdict"], quote=False) in page[card:first]
+    assert "20 to validate, 30 to test" in page[card:first] and "Training took about" in page[card:first]
+
+
+def test_no_heading_stands_alone_and_what_was_not_found_takes_a_line(leaky):
+    page = leaky[1]
+    headings = [re.sub("<[^>]+>", "", h).strip() for h in re.findall(r"<h2.*?</h2>", page, re.S)]
+    assert headings == ["How it was made", "The ladder", "Before and after", "Can its confidence be believed?", "Class by class",
+                        "Twenty most confident mistakes", "The data", "Data audit", "This run"]
+    assert page.count("Looked for and not found:") == 1 and "class balance" in words_of(page).split("Looked for and not found:")[1][:200]
+    assert "One training, or several" not in page
+
+
 def test_the_audit_counts_what_was_planted(leaky):
     audit = leaky[2]["metrics"]["audit"]
     assert audit["leaks"] == pytest.approx(1 / 50) and audit["language mix"] == pytest.approx(1 / 60) and audit["length outliers"] >= 1 / 60
