@@ -565,8 +565,9 @@ def outputs(self: FineTuner, X):
 
 @patch
 def predict(self: FineTuner, X):
-    """The answer for each example, (n,): a class, or a number in the units of the training targets; of several labels at
-    once, in the form of the training targets: n lists, or an indicator matrix (n, L)."""
+    """The answer for each example, (n,): a class, or a number in the units of the training targets.
+
+    Of several labels at once, in the form of the training targets: n lists, or an indicator matrix (n, L)."""
     out = self.outputs(X)
     return self.task_.answers(out)
 
@@ -635,7 +636,7 @@ def refuse_thresholds(thresholds, why):
 
 # %% ../nbs/library/finetuner.ipynb #n1a0fa4b
 class Classifying(ClassifierMixin):
-    """Classes and their probabilities; the mixin of estimators whose task is `Classify`, or `Labels` for sets of labels.
+    """Classes and their probabilities; the mixin of estimators whose task is `Classify`, or `Labels` for sets.
 
     Of the settings it reads class_weight, label_smoothing and thresholds.
     """

@@ -336,7 +336,7 @@ def as_number(value):
     except (TypeError, ValueError): return float("nan")
 
 def as_labels(values, name_of, column="label", target_type=None):
-    """Cells as class names (str); for target_type "number" as finite float64, for "labels" as they are, empty or not."""
+    """Cells as class names (str); for target_type "number" as finite float64, for "labels" as they are."""
     if target_type == "labels": return pd.Series(values, dtype=object)
     refuse_rows(values, is_missing, f"{name_of}: no label (column {column!r})", "label or drop these rows")
     if target_type == "number":

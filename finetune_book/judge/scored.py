@@ -53,12 +53,13 @@ def score_steps(truth, said, score, pairs=None, groups=None, n_boot=2000, seed=0
     for a, b in pairs or zip(names, names[1:]):
         got = paired_difference(score, truth, said[a], said[b], n_boot=n_boot, seed=seed, groups=groups, names=(a, b))
         gain = got.difference
-        rows[f"{a} → {b}"] = dict(gain=gain.value, low=gain.low, high=gain.high, p_value=got.p_value, sentence=got.sentence)
+        tested = dict(p_value=got.p_value, sentence=got.sentence)
+        rows[f"{a} → {b}"] = dict(gain=gain.value, low=gain.low, high=gain.high) | tested
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("step")
 
 # %% ../../nbs/library/judge_scored.ipynb #na48c541
 def score_intervals(truth, runs, score, groups=None, n_boot=2000, seed=0):
-    """The score of some recipes: intervals over test rows, of the first training, and over seeds where there are several.
+    """The score of some recipes: intervals over test rows (first training), and over seeds where there are several.
 
     Parameters
     ----------
@@ -88,9 +89,11 @@ def told_gain_over_seeds(means):
 def draw_scores(ax, table):
     "Bars of the measure with 95% intervals, lowest rung on top; `table` is `score_rungs`'s."
     value, at = table.iloc[:, 0], range(len(table))
-    ax.barh(at, value, color=".6", xerr=[value - table.low, table.high - value], error_kw=dict(ecolor="k", capsize=3, lw=1))
+    gap = [value - table.low, table.high - value]
+    ax.barh(at, value, color=".6", xerr=gap, error_kw=dict(ecolor="k", capsize=3, lw=1))
     room = max(table.high.max(), 1e-12)
-    for i, (v, high) in enumerate(zip(value, table.high)): ax.text(high + .02 * room, i, f"{v:.3g}", va="center", fontsize=9)
+    for i, (v, high) in enumerate(zip(value, table.high)):
+        ax.text(high + .02 * room, i, f"{v:.3g}", va="center", fontsize=9)
     ax.set(yticks=list(at), yticklabels=table.index, xlim=(min(0, table.low.min()), 1.15 * room))
     ax.set_xlabel(f"{value.name} on the same {table.n.iloc[0]} test rows, 95% interval")
     ax.invert_yaxis()

@@ -10,13 +10,13 @@ import numpy as np
 import pandas as pd
 from fastcore.basics import patch
 
-from ..checks import InputError, check_choice
+from ..checks import InputError, check_choice, shorten
 from ..data.audit import Finding, find_suspects, suspect_finding, text_findings
 from ..data.label_cells import with_sets
 from ..data.splits import check_labels_seen, duplicate_groups
-from ..data.tables import read_splits
+from ..data.tables import describe as describe_table, read_splits
 from ..figures import show, show_table
-from ..judge.label_sets import constant_set, indicator, label_f1
+from ..judge.label_sets import best_thresholds, constant_set, indicator, label_f1
 from ..judge.ladder import majority_floor, tfidf_floor
 from ..judge.scored import score_intervals
 from .exam import (Exam, mistakes_of, show_abstention, show_calibration, show_classes,
@@ -30,16 +30,18 @@ from .steps import show_balance as show_counts
 # %% ../../nbs/library/report_asked.ipynb #n5cfc4bf
 class OneClass:
     "One class for each text."
-    of = "class"
+    settings = {}
+    parts, loss = "per_class", "nats per example"     # its key in a record; what its loss is measured in
+    def describe(self, frame): return describe_table(frame)
     def read(self, source, **columns): return read_splits(source, **columns)
     def check(self, splits): check_labels_seen(splits["train"].label, splits["test"].label)
     def draw(self, splits, most, seed): return drawn_splits(splits, most, seed)
     def targets(self, frame): return frame.label.to_numpy(str)
     def exam(self, train, test, seed): return Exam.of(test, seed, "texts")
 
-    def floors(self, exam, texts, targets, questions):
-        yield "majority", majority_floor(targets, len(questions))
-        yield "TF-IDF + logistic regression", tfidf_floor(texts, targets).predict(questions)
+    def floors(self, train, check, questions):
+        yield "majority", majority_floor(train[1], len(questions))
+        yield "TF-IDF + logistic regression", tfidf_floor(*train).predict(questions)
 
     def estimator(self):
         from finetune_book.text.classifier import TextClassifier
@@ -67,7 +69,9 @@ def show_parts(self: OneClass, exam, model, outputs):
     return show_classes(exam, self.answers(model, outputs), model.classes_, confusions=False)
 
 @patch
-def show_taken(self: OneClass, exam, model, outputs): show_confusions(exam, self.answers(model, outputs), model.classes_)
+def show_taken(self: OneClass, exam, model, outputs):
+    show_confusions(exam, self.answers(model, outputs), model.classes_)
+
 @patch
 def mistakes(self: OneClass, exam, model, outputs): return mistakes_of(exam, outputs, model.classes_)
 @patch
@@ -82,6 +86,15 @@ def findings(self: OneClass, drawn, whole, leak, tokens, seed):
     suspects = find_suspects(tfidf_floor, texts, self.targets(drawn), together, seed=seed)
     doubt = suspect_finding(suspects, texts)
     return text_findings(whole.text, whole.label, leak, duplicate_groups(whole.text), doubt, tokens), suspects
+
+@patch
+def show_doubt(self: OneClass, suspects, drawn):
+    "The first labels in doubt as a table, where their judge can be trusted."
+    first = suspects.table.head(8)
+    if not suspects.trusted or not len(first): return
+    shown = first.drop(columns="row").assign(text=[shorten(drawn.text.iloc[i], 240) for i in first.row])
+    caption = f"The first {len(first)} of {len(suspects.table)} labels in doubt; read them"
+    show_table(shown.rename(columns={"own": "chance of the label"}).round(3), caption=caption, index=False)
 
 @patch
 def recorded(self: OneClass, trusted):
@@ -102,7 +115,8 @@ def tfidf_sets(texts, Y):
 
 class SeveralLabels:
     "Several labels at once for each text."
-    of = "label"
+    settings = dict(thresholds="f1")
+    parts, loss = "per_label", "nats per label"
     def __init__(self, labels_by=None): self.labels_by = labels_by
 
     def read(self, source, **columns):
@@ -122,10 +136,12 @@ class SeveralLabels:
         clusters = test["group"].to_numpy() if "group" in test else None
         return LabelExam(indicator(test["labels"], self.classes), clusters, seed, "texts", self.classes)
 
-    def floors(self, exam, texts, targets, questions):
-        Y = indicator(targets, self.classes)
+    def floors(self, train, check, questions):
+        Y, held = (indicator(targets, self.classes) for _, targets in (train, check))
         yield "best constant set", np.tile(constant_set(Y), (len(questions), 1))
-        yield "TF-IDF + logistic regressions", tfidf_sets(texts, Y).predict(questions) > 0
+        words = tfidf_sets(train[0], Y)
+        limits = best_thresholds(held, words.predict_proba(check[0]))
+        yield "TF-IDF + logistic regressions", words.predict_proba(questions) >= limits
 
     def outputs(self, model, X): return model.predict_proba(X)
     def answers(self, model, outputs): return outputs >= model.thresholds_
@@ -142,7 +158,21 @@ def refuse_text(given, column):
                                    "between two labels: -p labels_by=';'")
 
 @patch
+def describe(self: SeveralLabels, frame):
+    sets = frame["labels"]
+    facts = {"labels": every(frame).nunique(), "labels per text": round(float(sets.map(len).mean()), 2),
+             "texts without any label": int((sets.map(len) == 0).sum())}
+    return describe_table(frame.drop(columns="label")) | facts
+
+@patch
+def show_doubt(self: SeveralLabels, suspects, drawn): "Nothing was judged."
+
+@patch
 def show_runs(self: SeveralLabels, exam, runs): return told_runs(exam, runs, label_f1)
+
+def without_gaps(table):
+    "The table with None where it has no number, as a record wants it."
+    return table.astype(object).where(table.notna(), None)
 
 def told_runs(exam, runs, score):
     "`score_intervals` as a table and a sentence; of one training the sentence alone."
@@ -157,11 +187,12 @@ def show_trust(self: SeveralLabels, exam, model, check, outputs): return show_la
 
 @patch
 def show_choice(self: SeveralLabels, exam, model, check, outputs, trusted):
-    table, self.fitted = show_thresholds(exam, indicator(check[0], self.classes), check[1], outputs)
-    return dict(thresholds=dict(table=table, fitted=dict(zip(self.classes.tolist(), self.fitted.tolist()))))
+    table = show_thresholds(exam, outputs, model.thresholds_, len(check[0]))
+    return dict(thresholds=dict(table=table, fitted=dict(zip(self.classes.tolist(), model.thresholds_.tolist()))))
 
 @patch
-def show_parts(self: SeveralLabels, exam, model, outputs): return show_labels(exam, outputs, model.thresholds_, self.fitted)
+def show_parts(self: SeveralLabels, exam, model, outputs):
+    return without_gaps(show_labels(exam, outputs, model.thresholds_))
 @patch
 def show_taken(self: SeveralLabels, exam, model, outputs): show_missed(exam, self.answers(model, outputs))
 @patch
@@ -201,7 +232,8 @@ def tfidf_ridge(texts, y):
 
 class OneNumber:
     "A number for each text."
-    of = "number"
+    settings = {}
+    parts, loss = "bands", "squared error, squared units"
     def read(self, source, **columns): return read_splits(source, target_type="number", **columns)
     def check(self, splits): "Any number may come in the test."
     def draw(self, splits, most, seed):
@@ -212,9 +244,9 @@ class OneNumber:
     def exam(self, train, test, seed):
         return NumberExam(self.targets(test), test["group"].to_numpy() if "group" in test else None, seed, "texts")
 
-    def floors(self, exam, texts, targets, questions):
-        yield "mean", np.full(len(questions), targets.mean())
-        yield "TF-IDF + ridge regression", tfidf_ridge(texts, targets).predict(questions)
+    def floors(self, train, check, questions):
+        yield "mean", np.full(len(questions), train[1].mean())
+        yield "TF-IDF + ridge regression", tfidf_ridge(*train).predict(questions)
 
     def estimator(self):
         from finetune_book.text.classifier import TextRegressor
@@ -228,6 +260,14 @@ class OneNumber:
 
 # %% ../../nbs/library/report_asked.ipynb #ncb38bd4
 @patch
+def describe(self: OneNumber, frame):
+    facts = describe_table(frame)
+    return facts | {name: round(value, 4) for name, value in facts["target"].items()}
+
+@patch
+def show_doubt(self: OneNumber, suspects, drawn): "Nothing was judged."
+
+@patch
 def show_runs(self: OneNumber, exam, runs): return told_runs(exam, runs, lambda y, a: float(np.abs(y - a).mean()))
 @patch
 def show_trust(self: OneNumber, exam, model, check, outputs): return show_ranges(exam, *check, outputs)
@@ -237,7 +277,7 @@ def show_choice(self: OneNumber, exam, model, check, outputs, trusted):
     return {}
 
 @patch
-def show_parts(self: OneNumber, exam, model, outputs): return show_bands(exam, outputs)
+def show_parts(self: OneNumber, exam, model, outputs): return without_gaps(show_bands(exam, outputs))
 @patch
 def show_taken(self: OneNumber, exam, model, outputs): draw_errors(exam, outputs)
 @patch
@@ -262,7 +302,8 @@ def show_balance(self: OneNumber, frame):
     ax.hist(frame.label, bins=30, color=".6")
     ax.set(xlabel="number to predict", ylabel="training rows")
     mid, spread = frame.label.median(), frame.label.std(ddof=0)
-    show(ax, alt=f"Histogram of the {len(frame):,} training targets: median {mid:.4g}, standard deviation {spread:.4g}.")
+    told = f"median {mid:.4g}, standard deviation {spread:.4g}"
+    show(ax, alt=f"Histogram of the {len(frame):,} training targets: {told}.")
 
 def draw_errors(exam, answers):
     "A histogram of the errors."
@@ -273,51 +314,72 @@ def draw_errors(exam, answers):
 
 # %% ../../nbs/library/report_asked.ipynb #n607e205
 OneClass.told = dict(
-    ladder="A bar of the figure on top is the share of right answers; its line is the 95% interval, where that share "
-           "would likely lie on other test rows like these.",
-    tested=r"""The difference over $n$ test rows is $\Delta = \frac1n \sum_i \big([\hat y_i^{\text{after}} = y_i] - [\hat y_i^{\text{before}} = y_i]\big)$. Its interval comes from drawing rows with replacement, or whole groups where rows belong together; its $p$ from swapping the two answers of a row by a coin. McNemar's test asks only the rows that one of the two gets right, and counts instead of drawing. A small $p$ means: chance alone would seldom do this. A difference is called clear only when both agree.""",
-    trust="If confidences can be believed, then of all answers given with 0.8 eight in ten are right. Dots on the dashed "
-          "line keep that promise; dots *below* it were too sure, dots *above* it too shy.",
-    shown=r"""For each text the model gives its answer a confidence, such as 0.8. Columns: what share of the texts was answered with that confidence. Dots: how many of those answers were right, with an interval.
+    ladder=r"""A bar of the figure on top is the share of right answers; its line is the 95% interval, where that
+share would likely lie on other test rows like these.""",
+    tested=r"""The difference over $n$ test rows is
+$\Delta = \frac1n \sum_i \big([\hat y_i^{\text{after}} = y_i] - [\hat y_i^{\text{before}} = y_i]\big)$.
+Its interval comes from drawing rows with replacement, or whole groups where rows belong together; its
+$p$ from swapping the two answers of a row by a coin. McNemar's test asks only the rows that one of
+the two gets right, and counts instead of drawing. A small $p$ means: chance alone would seldom do
+this. A difference is called clear only when both agree.""",
+    trust=r"""If confidences can be believed, then of all answers given with 0.8 eight in ten are right. Dots on the
+dashed line keep that promise; dots *below* it were too sure, dots *above* it too shy.""",
+    shown=r"""For each text the model gives its answer a confidence, such as 0.8. Columns: what share of the texts
+was answered with that confidence. Dots: how many of those answers were right, with an interval.
 
-The expected calibration error (ECE) is the mean distance of the dots from the line, each dot weighed by its texts. Chance alone keeps dots off the line, so beside it stands what a faultless model would show (`ece_if_perfect`). One number, the temperature, makes all confidences softer ($T > 1$) or sharper ($T < 1$). It is fitted on validation texts and judged here on test texts; it cannot change which answer is given.""",
-    choice="**To answer, or to pass on.** The model may answer only where it is sure and pass the rest to a person. From "
-           "right to left the curve passes on more and more of the least sure texts. It should rise towards the dotted "
-           "line, which passes on exactly the mistakes; on the dashed line the confidence would be worth nothing.",
-    taken="**What is taken for what.** Row: the truth; column: the answer.",
-    doubt="A label is in doubt when a word counter that has not seen the row is as sure of another class as it usually is "
-          "of that class's own rows.")
+The expected calibration error (ECE) is the mean distance of the dots from the line, each dot weighed
+by its texts. Chance alone keeps dots off the line, so beside it stands what a faultless model would
+show (`ece_if_perfect`). One number, the temperature, makes all confidences softer ($T > 1$) or
+sharper ($T < 1$). It is fitted on validation texts and judged here on test texts; it cannot change
+which answer is given.""",
+    choice=r"""**To answer, or to pass on.** The model may answer only where it is sure and pass the rest to a
+person. From right to left the curve passes on more and more of the least sure texts. It should rise
+towards the dotted line, which passes on exactly the mistakes; on the dashed line the confidence would
+be worth nothing.""",
+    taken=r"""**What is taken for what.** Row: the truth; column: the answer.""",
+    doubt=r"""A label is in doubt when a word counter that has not seen the row is as sure of another class as it
+usually is of that class's own rows.""")
 
 # %% ../../nbs/library/report_asked.ipynb #n257bd64
-SWAPPED = ("Its interval comes from drawing test rows with replacement, or whole groups where rows belong together; its $p$ "
-           "from swapping the two answers of a row by a coin. A small $p$ means: chance alone would seldom do this. A "
-           "difference is called clear only when interval and test agree.")
-
 SeveralLabels.told = dict(
-    ladder="A bar of the figure on top is the F1 over all labels of all rows: twice the labels that were rightly given, by "
-           "the labels given and the labels true (*micro*). *Macro* F1 is the mean over labels; *subset accuracy* the share "
-           "of rows whose whole set is right; *Hamming loss* the share of wrong yes-or-no answers.",
-    tested="The difference is that of the two micro F1 on the same test rows. " + SWAPPED,
-    trust="Each label has a probability of its own. If it can be believed, then of all yes-or-no answers given with 0.8 "
-          "eight in ten are right, and the mean probability of a label is the share of rows that have it.",
-    shown="The dots take all yes-or-no answers together, those of one row as if they were independent. The table looks at "
-          "each label: `off` is the mean probability minus the share, with a 95% interval over test rows.",
-    choice="**Where a label begins.** The answers above give a label from probability 0.5 on. A threshold fitted on "
-           "validation rows for the highest F1 may be better or, with few rows, worse: `thresholds='f1'` trains with it.",
-    taken="**What is missed and what invented.**",
-    doubt="An empty cell counts as none of the labels.")
+    ladder=r"""A bar of the figure on top is the F1 over all labels of all rows: twice the labels that were rightly
+given, by the labels given and the labels true (*micro*). *Macro* F1 is the mean over labels; *subset
+accuracy* the share of rows whose whole set is right; *Hamming loss* the share of wrong yes-or-no
+answers. Every rung that has probabilities gives a label from the threshold on that had the highest F1
+on the validation rows.""",
+    tested=r"""The difference is that of the two micro F1 on the same test rows. Its interval comes from drawing test
+rows with replacement, or whole groups where rows belong together; its $p$ from swapping the two
+answers of a row by a coin. A small $p$ means: chance alone would seldom do this. A difference is
+called clear only when interval and test agree.""",
+    trust=r"""Each label has a probability of its own. If it can be believed, then of all yes-or-no answers given
+with 0.8 eight in ten are right, and the mean probability of a label is the share of rows that have
+it.""",
+    shown=r"""The dots take all yes-or-no answers together, those of one row as if they were independent. The table
+looks at each label: `off` is the mean probability minus the share, with a 95% interval over test
+rows.""",
+    choice=r"""**Where a label begins.** The answers above give each label from a threshold of its own on, fitted on
+validation rows for the highest F1 (`thresholds='f1'`). Beside it 0.5 for every label, which makes the
+fewest wrong yes-or-no answers if the probabilities can be believed.""",
+    taken=r"""**What is missed and what invented.**""",
+    doubt=r"""An empty cell counts as none of the labels.""")
+
 OneNumber.told = dict(
-    ladder="A bar of the figure on top is the mean absolute error, in the units of the target: shorter is better. Its line "
-           "is the 95% interval over test rows. RMSE punishes large errors more; R² is the share of the spread explained.",
-    tested="The difference is that of the two mean absolute errors on the same test rows; below zero is better. " + SWAPPED,
-    trust="A number alone does not say how far off it may be. The errors on the validation rows do: an answer plus or minus "
-          "`half_width` should hold the truth of the promised share of new rows, and `held` is the share of test rows where "
-          "it did.",
-    shown="The half-width is the quantile of the absolute errors on validation rows at the promised share, one row more "
-          "being asked for as they are few (split conformal prediction).",
-    choice="**Answers against truth.** A faultless model lies on the dashed line; a flat cloud stays near the mean.",
-    taken="**How far off.**",
-    doubt="")
+    ladder=r"""A bar of the figure on top is the mean absolute error, in the units of the target: shorter is better.
+Its line is the 95% interval over test rows. RMSE punishes large errors more; R² is the share of the
+spread explained.""",
+    tested=r"""The difference is that of the two mean absolute errors on the same test rows; below zero is better.
+Its interval comes from drawing test rows with replacement, or whole groups where rows belong
+together; its $p$ from swapping the two answers of a row by a coin. A small $p$ means: chance alone
+would seldom do this. A difference is called clear only when interval and test agree.""",
+    trust=r"""A number alone does not say how far off it may be. The errors on the validation rows do: an answer
+plus or minus `half_width` should hold the truth of the promised share of new rows, and `held` is the
+share of test rows where it did.""",
+    shown=r"""The half-width is the quantile of the absolute errors on validation rows at the promised share, one
+row more being asked for as they are few (split conformal prediction).""",
+    choice=r"""**Answers against truth.** A faultless model lies on the dashed line; a flat cloud stays near the
+mean.""",
+    taken=r"""**How far off.**""",
+    doubt=r"""""")
 
 # %% ../../nbs/library/report_asked.ipynb #n1ab42d4
 ASKED = dict(classes=lambda labels_by: OneClass(), labels=SeveralLabels, number=lambda labels_by: OneNumber())
@@ -336,5 +398,5 @@ def asked_of(task, labels_by=None):
     """
     check_choice("task", task, ASKED)
     if labels_by is not None and task == "number":
-        raise InputError(f"labels_by={labels_by!r} and task='number': a cell holds labels or a number; give one of the two")
+        raise InputError(f"labels_by={labels_by!r} and task='number': a cell holds labels or a number; give one")
     return ASKED["labels" if labels_by is not None else task](labels_by)

@@ -15,7 +15,7 @@ from fastcore.basics import patch
 from ..figures import show, show_table
 from ..judge.bootstrap import bootstrap_interval, paired_difference
 from ..judge.calibration import draw_reliability, reliability, reliability_alt
-from ..judge.label_sets import best_thresholds, hamming, label_f1, label_table, subset_accuracy
+from ..judge.label_sets import hamming, label_f1, label_table, subset_accuracy
 from ..judge.scored import draw_scores, score_rungs, score_steps, scores_alt
 from .steps import axes, say
 
@@ -44,7 +44,8 @@ SCORES = {"micro F1": label_f1, "macro F1": lambda Y, A: label_f1(Y, A, "macro")
           "hamming loss": hamming}
 
 @patch
-def asked(self: LabelExam, classes): return f"Which of {len(self.names)} labels hold for each of the {self.unit}, several at once?"
+def asked(self: LabelExam, classes):
+    return f"Which of {len(self.names)} labels hold for each of the {self.unit}, several at once?"
 
 @patch
 def score(self: LabelExam, answers):
@@ -65,7 +66,7 @@ def thin(self: LabelExam, least=10):
 
 # %% ../../nbs/library/report_exam_labels.ipynb #n3ae1c47
 def show_label_confidence(exam, proba):
-    "Confidence of all yes-or-no answers as a figure, and the mean probability of each label beside its share; the table."
+    "Confidence of all yes-or-no answers as a figure; the mean probability of each label beside its share, a table."
     flat, p = exam.truth.ravel().astype(int), proba.ravel()
     pooled = reliability(flat, np.stack([1 - p, p], 1), np.array([0, 1]), bins=10)
     show(draw_reliability(axes(4.6, 3.2), pooled), alt=reliability_alt(pooled))
@@ -84,29 +85,27 @@ def promise_of(exam, k, p):
     return dict(share=y.mean(), probability=p.mean(), off=off.value, low=off.low, high=off.high, verdict=told)
 
 # %% ../../nbs/library/report_exam_labels.ipynb #nfda7180
-def show_thresholds(exam, check, check_proba, proba):
-    """Answers at 0.5 and at thresholds fitted on validation rows, compared on test rows.
+def show_thresholds(exam, proba, fitted, n):
+    """Answers at 0.5 and at thresholds fitted on `n` validation rows, compared on test rows.
 
     Parameters
     ----------
-    check : (m, L) bool, labels of the validation rows; check_proba, proba : (m, L) and (n, L), what the model gives them
+    proba : (n, L), what the model gives the test rows; fitted : (L,) thresholds
 
     Returns
     -------
-    DataFrame of both, and the thresholds that were fitted, (L,)
+    DataFrame of both
     """
-    fitted = best_thresholds(check, check_proba)
     both = {"0.5 for every label": proba >= .5, "fitted for each label": proba >= fitted}
     table = score_rungs(exam.truth, both, SCORES, **exam.draws)
-    show_table(table.round(3), caption=f"Thresholds, fitted on {len(check):,} validation rows and judged on test rows")
+    show_table(table.round(3), caption=f"Thresholds, fitted on {n:,} validation rows and judged on test rows")
     say(str(paired_difference(label_f1, exam.truth, *both.values(), names=tuple(both), **exam.draws)))
-    return table, fitted
+    return table
 
 # %% ../../nbs/library/report_exam_labels.ipynb #n27a553c
-def show_labels(exam, proba, thresholds, fitted=None):
+def show_labels(exam, proba, thresholds):
     "Precision, recall, F1 and average precision of each label with intervals; the table of all labels."
     table = label_table(exam.truth, proba, exam.names, thresholds, **exam.draws)
-    if fitted is not None: table["fitted threshold"] = fitted
     many = len(table) > 30
     shown = table.sort_values("f1", kind="stable").head(20) if many else table
     which = f", the 20 weakest of {len(table)} labels" if many else ""
@@ -125,8 +124,10 @@ def spanned(table, key):
 def show_missed(exam, answers, most=15):
     "How often each label is missed and invented, and which are missed and invented together; the first table."
     missed, invented = exam.truth & ~answers, answers & ~exam.truth
-    table = pd.DataFrame({"missed": missed.sum(0), "invented": invented.sum(0)}, index=pd.Index(exam.names, name="label"))
-    show_table(table.sort_values("missed", ascending=False, kind="stable").head(30), caption="Labels missed and invented")
+    counts = dict(missed=missed.sum(0), invented=invented.sum(0))
+    table = pd.DataFrame(counts, index=pd.Index(exam.names, name="label"))
+    shown = table.sort_values("missed", ascending=False, kind="stable").head(30)
+    show_table(shown, caption="Labels missed and invented")
     together = missed.T.astype(int) @ invented.astype(int)
     pairs = [(together[j, k], exam.names[j], exam.names[k]) for j, k in np.argwhere(together)]
     pairs = sorted(pairs, key=lambda p: (-p[0], p[1], p[2]))[:most]
@@ -143,7 +144,8 @@ def set_mistakes(exam, proba, thresholds, most=20):
     sure = np.where(wrong, np.where(answers, proba, 1 - proba), -1)
     rows = np.argsort(-sure.max(1), kind="stable")[:min(most, int(wrong.any(1).sum()))]
     def names(row): return "; ".join(map(str, exam.names[row])) or "(none)"
-    worst = [("invents " if answers[i, sure[i].argmax()] else "misses ") + str(exam.names[sure[i].argmax()]) for i in rows]
-    table = pd.DataFrame(dict(row=rows, truth=[names(exam.truth[i]) for i in rows], said=[names(answers[i]) for i in rows],
-                              worst=worst, confidence=sure.max(1)[rows]))
+    places = sure[rows].argmax(1)
+    worst = [f"{'invents' if answers[i, k] else 'misses'} {exam.names[k]}" for i, k in zip(rows, places)]
+    sets = dict(truth=[names(exam.truth[i]) for i in rows], said=[names(answers[i]) for i in rows])
+    table = pd.DataFrame(dict(row=rows) | sets | dict(worst=worst, confidence=sure.max(1)[rows]))
     return table, f"{len(rows)} of {int(wrong.any(1).sum())} rows with a wrong label among {len(proba)} test rows"

@@ -121,9 +121,15 @@ def drawn_splits(splits, most, seed):
     return train, val, test
 
 # %% ../../nbs/library/report_steps.ipynb #n17cc10f
-def show_fit(model, rows, passes, unit, more):
-    "The curves of a fitted classifier, and a sentence on what was trained; `more` is a sentence after it."
-    show(draw_curves(axes(5, 2.8), model.history_), alt=curves_alt(model.history_))
+def show_fit(model, rows, passes, unit, more, history=None, loss="nats per example"):
+    """The curves of a fitted estimator, and a sentence on what was trained; `more` is a sentence after it.
+
+    `history` is the estimator's where it is not given, and `loss` what its losses are measured in.
+    """
+    history = model.history_ if history is None else history
+    ax = draw_curves(axes(5, 2.8), history)
+    ax.set_ylabel(f"loss ({loss})")
+    show(ax, alt=curves_alt(history))
     say(f"{model.n_trainable_:,} of {model.n_parameters_:,} parameters were trained on {rows:,} {unit}; "
         f"of {passes} epochs number {model.best_epoch_ + 1} was kept. {more}")
 

@@ -110,7 +110,7 @@ def yes_weights(Y, names, given):
         given = np.maximum(1, (~Y).sum(0)) / Y.sum(0)
     weight = torch.tensor([float(w) for w in given])
     if len(weight) == len(names) and bool((weight > 0).all()): return weight
-    raise InputError(f"class_weight={shorten(repr(given), 60)}: {len(names)} positive numbers are needed, one per label")
+    raise InputError(f"class_weight={shorten(repr(given), 60)}: {len(names)} positive numbers, one per label")
 
 # %% ../../nbs/library/labels.ipynb #n44bd21f
 def limits_of(names, given):
@@ -132,8 +132,8 @@ class Labels(Task):
     ----------
     class_weight : None, "balanced", one number per label, or a dict from label to number: what a label's yes weighs
     smoothing : float in [0, 1), see `BinaryCrossEntropy`
-    thresholds : number in (0, 1), one per label, a dict from label to number (others 0.5), or "f1", fitted on validation
-        rows
+    thresholds : number in (0, 1), one per label, a dict from label to number (others 0.5), or "f1", fitted on
+        validation rows
 
     Attributes
     ----------
@@ -221,7 +221,8 @@ def comparable(self: Labels, y):
     names, rows = read_form(y, "given")
     if names is not None: return np.c_[self.matrix(y, "given"), np.zeros(len(rows), bool)]
     known = set(self.classes.tolist())
-    return np.c_[indicator([labels & known for labels in rows], self.classes), [bool(labels - known) for labels in rows]]
+    strange = [bool(labels - known) for labels in rows]
+    return np.c_[indicator([labels & known for labels in rows], self.classes), strange]
 
 @patch
 def unwatched(self: Labels):

@@ -62,8 +62,8 @@ class TextClassifier(Classifying, TextTuner):
     schedule : "linear", "cosine", "step" or "constant"; warmup_frac : float, share of the steps spent warming up
     patience : int, epochs without a lower validation loss before stopping (only with `validation`)
     label_smoothing : float; class_weight : None, "balanced", one number per class, or a dict from class to number
-    thresholds : of several labels at once, from which probability a label is given: a number, one per label, a dict from
-        label to number, or "f1", for each label the one with the highest F1 on the validation rows
+    thresholds : of several labels at once, from which probability a label is given: a number, one per label, a dict
+        from label to number, or "f1", for each label the one with the highest F1 on the validation rows
     clip_norm : float or None, largest gradient norm
     seed : int; the same seed on the same machine gives the same weights, bit for bit
     device : "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", …

@@ -30,8 +30,8 @@ report
 commands
 cli
 """.split("\n")[1:-1]
-FREE_OF_TORCH = {"checks", "figures", "losses", "data.tables", "data.splits", "judge.metrics", "judge.calibration", "judge.bootstrap"}
-JUDGES = {"judge.metrics", "judge.calibration", "judge.bootstrap"}  # they take arrays, never models
+FREE_OF_TORCH = {"checks", "figures", "losses", "data.tables", "data.splits", "data.label_cells", "judge.metrics", "judge.calibration", "judge.bootstrap", "judge.label_sets"}
+JUDGES = {"judge.metrics", "judge.calibration", "judge.bootstrap", "judge.label_sets"}  # they take arrays, never models
 JUDGES_MAY_IMPORT = {"checks", "figures", "data.tables"} | JUDGES
 PICKLE_ERRORS = {"pickle.UnpicklingError", "pickle.PicklingError", "pickle.PickleError"}  # to catch one is no danger
 PICKLES = {"cPickle", "_pickle", "cloudpickle", "dill", "shelve", "marshal", "jsonpickle"}

@@ -74,8 +74,8 @@ def test_the_answer_stands_first_and_in_the_record(leaky):
 def test_no_heading_stands_alone_and_what_was_not_found_takes_a_line(leaky):
     page = leaky[1]
     headings = [re.sub("<[^>]+>", "", h).strip() for h in re.findall(r"<h2.*?</h2>", page, re.S)]
-    assert headings == ["How it was made", "The ladder", "Before and after", "Can its confidence be believed?", "Class by class",
-                        "Twenty most confident mistakes", "The data", "Data audit", "This run"]
+    assert headings == ["How it was made", "The ladder", "Before and after", "Can it be believed?", "Where it is right, and where not",
+                        "Its worst mistakes", "The data", "Data audit", "This run"]
     assert page.count("Looked for and not found:") == 1 and "class balance" in words_of(page).split("Looked for and not found:")[1][:200]
     assert "One training, or several" not in page
 
