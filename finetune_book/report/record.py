@@ -12,6 +12,8 @@ import json
 import os
 import platform
 import re
+import sys
+import types
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
 
@@ -139,6 +141,13 @@ def record(metrics, data=None):
     run = run_so_far(getattr(get_ipython(), "user_ns", {}))
     said = f"recorded: {', '.join(payload['metrics'])}"
     display({MIME: payload, "text/html": run_table(run), "text/plain": said}, raw=True)
+
+# %% ../../nbs/library/report_record.ipynb #nbfdadc3
+class Callable(types.ModuleType):
+    "This module, when it is called: `record`."
+    def __call__(self, metrics, data=None): return self.record(metrics, data)
+
+if __name__ in sys.modules and __name__ != "__main__": sys.modules[__name__].__class__ = Callable
 
 # %% ../../nbs/library/report_record.ipynb #c177
 def collect(nb):
