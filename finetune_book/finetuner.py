@@ -546,7 +546,7 @@ def _keep(self: FineTuner, job, way, trainer):
     losses = [epoch.get("val_loss") for epoch in trainer.history_]
     self.best_epoch_ = len(losses) - 1 if None in losses else int(np.argmin(losses))
     self.history_, self.rows_, self.task_ = trainer.history_, job.rows, job.task
-    self.tune_, (self.lr_, self.epochs_) = str(job.method), way.pace()
+    self.tune_, (self.lr_, self.epochs_), self.tried_ = str(job.method), way.pace(), {}
     self.model_ = job.method.merge(job.model).eval().requires_grad_(True)
     return self
 
