@@ -162,7 +162,7 @@ class Pace:
         lr = method.rate(rows.rates_for(est.base)) if est.lr is None else est.lr
         least = max(rows.least_epochs, method.least_epochs(model))
         epochs = est.epochs or enough_epochs(n, est.batch_size, rows.steps, least, max(least, rows.most_epochs))
-        return cls(lr, epochs, est.lr is None and not (method.fixed_body and (est.epochs or est.callbacks)))
+        return cls(float(lr), int(epochs), est.lr is None and not (method.fixed_body and (est.epochs or est.callbacks)))
 
 # %% ../nbs/library/finetuner.ipynb #na9e5dce
 @dataclass
@@ -204,18 +204,21 @@ class Job:
         "What the head sees of each row of a part, (n, d), under a progress bar."
         return self.read(part, meter.seeing(self.rows.features), "reading" if self.est.verbose else None)
 
-    def with_solving(self, budget):
-        "The budget and the seconds that the head's way to its best will take."
-        if self.pace.solved: budget.predicted_s += solving_s(head_of(self.model), self.train.targets, self.task.loss)
-        return budget
+# %% ../nbs/library/finetuner.ipynb #n689733a
+@patch
+def room(self: Job):
+    "Memory that the training may take, and the ways out where it is too little."
+    asked, settings = self.est.memory_mb, self.est.get_params(deep=False)
+    ways = [f"a smaller {name}" for name in ("max_length", "size") if name in settings] + ["a smaller base"]
+    if not self.method.fixed_body: ways.append("tune='head'")
+    if asked is None: return Room(free_mb(self.device), "machine", None, tuple(ways))
+    return Room(asked, "memory_mb", asked, tuple(ways))
 
-    def room(self):
-        "Memory that the training may take, and the ways out where it is too little."
-        asked, settings = self.est.memory_mb, self.est.get_params(deep=False)
-        ways = [f"a smaller {name}" for name in ("max_length", "size") if name in settings] + ["a smaller base"]
-        if not self.method.fixed_body: ways.append("tune='head'")
-        if asked is None: return Room(free_mb(self.device), "machine", None, tuple(ways))
-        return Room(asked, "memory_mb", asked, tuple(ways))
+@patch
+def with_solving(self: Job, budget):
+    "The budget and the seconds that the head's way to its best will take."
+    if self.pace.solved: budget.predicted_s += solving_s(head_of(self.model), self.train.targets, self.task.loss)
+    return budget
 
 # %% ../nbs/library/finetuner.ipynb #nbd7bf66
 def solve(job, table):
@@ -298,7 +301,7 @@ class Solved(ThroughTable):
 def way_of(job):
     "How the rows of a job go: through the whole model each time, or once, and the head alone trains or is solved."
     if not job.method.fixed_body: return ThroughAll(job)
-    return (Solved if job.pace.solved else ThroughTable)(job)
+    return Solved(job) if job.pace.solved else ThroughTable(job)
 
 # %% ../nbs/library/finetuner.ipynb #nca34fa7
 class Meter(Callback):
@@ -422,15 +425,21 @@ def fit(self: FineTuner, X, y, validation=None):
     InputError for settings, examples, targets or a base that cannot work.
     """
     self.check_settings()
-    rows, task = self._rows(), self._task(kind_of(y))
-    # 1. Data: every example is looked at, every target becomes a number, before anything slow.
+    rows = self._rows()
     X = rows.check(X)
-    y = task.aligned(y, len(X))
-    targets = task.learn(y)
+    words = rows.usual_methods(len(X)) if self.tune is self.lr is None else ("full",)     # a rate alone: all moves
+    if len(words) > 1: return self._try_each(words, X, y, validation)
+    return self._five_steps(rows, self._method(words), X, y, validation)
+
+# %% ../nbs/library/finetuner.ipynb #n86fc7d1
+@patch
+def _five_steps(self: FineTuner, rows, method, X, y, validation):
+    "`fit`, when it is clear what moves."
+    # 1. Data: every example is looked at, every target becomes a number, before anything slow.
+    task = self._task(kind_of(y))
+    targets = task.learn(task.aligned(y, len(X)))
     if validation is None: task.unwatched()
     else: X_va, y_va = checked_pair(rows, task, *pair_of(validation))
-    words = rows.usual_methods(len(X)) if self.tune is self.lr is None else ("full",)     # a rate given alone: all moves
-    if len(words) > 1: return self._try_each(words, X, y, targets, validation)
     # 2. Model: the base with the head that the task needs, and the examples as this base reads them.
     device = pick_device(self.device)
     model = rows.open(self.base, task, self.seed)
@@ -438,7 +447,6 @@ def fit(self: FineTuner, X, y, validation=None):
     train = Part(rows.prepare(X), targets)
     held = None if validation is None else Part(rows.prepare(X_va), y_va)
     # 3. Hyperparameters: what moves, how fast, and in which batches; what was left open is decided now.
-    method = self._method(words)
     self.n_train_, self.n_parameters_ = len(train), sum(p.numel() for p in model.parameters())
     self.n_trainable_ = method.attach(model, self.seed)
     rows.allow(model, self.batch_size, method)
@@ -478,6 +486,7 @@ def _take_over(self: FineTuner, twin):
     vars(self).update({name: value for name, value in vars(twin).items() if name.endswith("_")})
     return self
 
+# %% ../nbs/library/finetuner.ipynb #n6691abb
 def third_held_back(targets, seed):
     "(rows to learn from, rows held back); None where a class would be left without a row to learn from."
     part, known = folds(targets, 3, seed), np.asarray(targets)
@@ -491,9 +500,11 @@ def _fit_twin(self: FineTuner, word, step, X, y, validation=None):
     return FineTuner.fit(self._twin(word, step), X, y, validation)
 
 @patch
-def _try_each(self: FineTuner, words, X, y, targets, validation):
+def _try_each(self: FineTuner, words, X, y, validation):
     "Fit by that method of `words` that answers best on rows held back, the first of equals; `tried_` has the scores."
-    parts, tried = third_held_back(targets, self.seed), {}
+    task, tried = self._task(kind_of(y)), {}
+    y = task.aligned(y, len(X))
+    parts = third_held_back(task.learn(y), self.seed)
     if validation is not None:
         twins = {word: self._fit_twin(word, "try", X, y, validation) for word in words}
         tried = {word: float(twin.score(*pair_of(validation))) for word, twin in twins.items()}

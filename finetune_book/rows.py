@@ -40,18 +40,12 @@ class Rows(ABC):
     def rates_for(cls, base):
         "dict(head, body) of float: rates that suit a new head, and the base called `base` (None: the carried)."
 
-    def usual_methods(self, n):
-        "Where no method is given for `n` rows: words; the first, or the best of them on rows held back."
-        return ("full",)
-
     @abstractmethod
     def check(self, X):
         "The examples as a list or array; InputError naming the row of a bad one."
-
     @abstractmethod
     def open(self, base, task, seed):
         "The base with the head that `task` needs, in eval mode; remembers what the base needs to read examples."
-
     @abstractmethod
     def prepare(self, X):
         "Rows: all checked examples as numbers that fit into memory."
@@ -67,13 +61,18 @@ class Rows(ABC):
     @abstractmethod
     def features(self, model, inputs):
         "What the head sees of a batch, (b, d)."
-
     @abstractmethod
     def write(self, folder, model):
         "The model, and what it needs to read examples, into an empty folder that others can open."
     @abstractmethod
     def read(self, folder, task):
         "The model that `write` wrote, with the head of `task`."
+
+# %% ../nbs/library/rows.ipynb #nec4b7fc
+@patch
+def usual_methods(self: Rows, n):
+    "Where no method is given for `n` rows: words; the first, or the best of them on rows held back."
+    return ("full",)
 
 # %% ../nbs/library/rows.ipynb #nbbadc6e
 @patch

@@ -65,8 +65,10 @@ def test_pictures_from_folder_table_arguments_and_stdin_agree(belt, quick, tmp_p
     assert main(["train", "--data", str(belt), *quick, "--validation", ".25", "--augment", "crop+flip", "--size", "10", "--freeze-norm", "-o", str(tmp_path / "m")]) == 0
     out, err = capsys.readouterr()
     assert out.strip() == str(tmp_path / "m") and err.startswith("accuracy on the rows held back: ") and "95% interval" in err and "always 'dark'" in err
-    kept = json.loads((tmp_path / "m" / "finetune_book.json").read_text())["params"]
-    assert (kept["augment"], kept["size"], kept["freeze_norm"], kept["tune"]) == ("crop+flip", 10, True, "full")
+    saved = json.loads((tmp_path / "m" / "finetune_book.json").read_text())
+    kept = saved["params"]
+    assert (kept["augment"], kept["size"], kept["freeze_norm"], kept["tune"]) == ("crop+flip", 10, True, None)
+    assert saved["tune"] in ("head", "full", "full, BatchNorm kept", "head, BatchNorm kept")
     paths = sorted(str(p) for p in belt.glob("*/*.png"))
     answers = []
     for args in (paths, ["--data", str(belt)], ["--data", str(tmp_path / "belt.csv"), "--path", "file"]):

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 
+from fastcore.basics import patch
+
 from ..checks import InputError, did_you_mean, shorten
 
 # %% ../../nbs/library/adapt.ipynb #n048157d
@@ -46,21 +48,25 @@ class Method:
         "Epochs below which it makes no sense."
         return 1
 
-    def state(self, model):
-        "Tensors by name that must be kept to have the tuned model again."
-        return model.state_dict()
-
-    def load(self, model, state):
-        "Put back what `state` gave."
-        model.load_state_dict(state)
-
-    def merge(self, model):
-        "The model without anything that was only there for tuning; it answers the same."
-        return model
-
     def __eq__(self, other): return type(self) is type(other) and vars(self) == vars(other)
     __hash__ = None
     def __repr__(self): return self.form if not vars(self) else f"{word_of(self.form)}({settings_of(self)})"
+
+# %% ../../nbs/library/adapt.ipynb #nddcf00a
+@patch
+def state(self: Method, model):
+    "Tensors by name that must be kept to have the tuned model again."
+    return model.state_dict()
+
+@patch
+def load(self: Method, model, state):
+    "Put back what `state` gave."
+    model.load_state_dict(state)
+
+@patch
+def merge(self: Method, model):
+    "The model without anything that was only there for tuning; it answers the same."
+    return model
 
 # %% ../../nbs/library/adapt.ipynb #n53f8a81
 def word_of(form):

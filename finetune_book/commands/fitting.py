@@ -67,9 +67,17 @@ def estimator_for(pictures, regression):
     from finetune_book.text.classifier import TextClassifier, TextRegressor
     return TextRegressor if regression else TextClassifier
 
+# %% ../../nbs/library/commands_fitting.ipynb #n08ffe9c
+def refuse_both(chosen):
+    "InputError where the label is said to be several labels and a number."
+    from finetune_book.checks import InputError
+    if "labels_by" in chosen and "regression" in chosen:
+        raise InputError("--labels-by and --regression: the label is a set of labels or a number; give one of the two")
+
 # %% ../../nbs/library/commands_fitting.ipynb #nb5d0748
 def make_model(pictures, chosen):
     "The estimator for this kind of data, with the options that were chosen, its settings checked."
+    refuse_both(chosen)
     kind = estimator_for(pictures, "regression" in chosen)
     names = kind().get_params().keys() & chosen.keys() - {"skip_bad"}       # bad pictures are out before it sees any
     model = kind(**{name: chosen[name] for name in names}, verbose=int("quiet" not in chosen))

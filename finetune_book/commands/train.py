@@ -24,12 +24,6 @@ def check_out(out):
     from finetune_book.saving import check_model_folder
     check_model_folder(out)
 
-def refuse_both(labels_by, regression):
-    "InputError where the label is said to be several labels and a number."
-    from finetune_book.checks import InputError
-    if labels_by is not None and regression:
-        raise InputError("--labels-by and --regression: the label is a set of labels or a number; give one of the two")
-
 # %% ../../nbs/library/commands_train.ipynb #nd8466be
 Data = Annotated[str, typer.Option("--data", help="A table (CSV, TSV, JSON lines, Parquet, Excel), a folder of tables, "
                                                   "a folder with one folder of pictures a class, a .zip of these, "
@@ -98,7 +92,6 @@ def train(
     finetune-book train --data pictures/ --augment crop+flip --skip-bad --out model/
     finetune-book train --data scans.csv --path file --label finding --group patient
     """
-    refuse_both(labels_by, regression)
     pictures = holds_pictures(data, text, path)
     model = make_model(pictures, given(ctx.params, pictures))
     check_out(out)

@@ -79,6 +79,7 @@ def show_balance(self: OneClass, frame): show_counts(frame.label)
 @patch
 def sample(self: OneClass, frame): return frame.label
 
+# %% ../../nbs/library/report_asked.ipynb #nd74a589
 @patch
 def findings(self: OneClass, drawn, whole, leak, tokens, seed):
     "Findings on the training texts, and the labels in doubt; `drawn` and `whole` are frames."
@@ -113,6 +114,7 @@ def tfidf_sets(texts, Y):
     words = tfidf_floor(texts, np.arange(len(texts)) % 2)         # its words and weights; the labels are of no use here
     return make_pipeline(words[0], OneVsRestClassifier(words[-1])).fit(texts, Y.astype(int))
 
+# %% ../../nbs/library/report_asked.ipynb #n98374f0
 class SeveralLabels:
     "Several labels at once for each text."
     settings = dict(thresholds="f1")
@@ -182,6 +184,7 @@ def told_runs(exam, runs, score):
     say(told if many > 1 else f"{told[:-1]}: `-p repeats=5` trains five times.")
     return table
 
+# %% ../../nbs/library/report_asked.ipynb #n25b50b1
 @patch
 def show_trust(self: SeveralLabels, exam, model, check, outputs): return show_label_confidence(exam, outputs)
 
@@ -289,6 +292,7 @@ def recorded(self: OneNumber, trusted): return dict(ranges=trusted)
 @patch
 def wary(self: OneNumber, trusted): return {}
 
+# %% ../../nbs/library/report_asked.ipynb #n896c09e
 @patch
 def findings(self: OneNumber, drawn, whole, leak, tokens, seed):
     "As that of classes, without what only classes have."

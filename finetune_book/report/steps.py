@@ -136,8 +136,8 @@ def show_fit(model, rows, unit, more, history=None, loss="nats per example"):
     ax = draw_curves(axes(5, 2.8), history)
     ax.set_ylabel(f"loss ({loss})")
     show(ax, alt=curves_alt(history))
-    say(f"{model.n_trainable_:,} of {model.n_parameters_:,} parameters were trained on {rows:,} {unit}, {how_far(model)}. "
-        f"{more}")
+    say(f"{model.n_trainable_:,} of {model.n_parameters_:,} parameters were trained on {rows:,} {unit}, "
+        f"{how_far(model)}. {more}")
 
 def train_again(said, recipes, seeds):
     """rung → its answers, one array for each training.

@@ -142,10 +142,6 @@ class Classify(Task):
         right = (logits.argmax(1) == targets).float().mean().item()
         return dict(val_loss=CrossEntropy()(logits, targets).item(), val_accuracy=right)
 
-    def rank(self, logits, targets):
-        "Accuracy."
-        return self.judge(logits, targets)["val_accuracy"]
-
     def answers(self, logits):
         "The most probable class of each row, (n,)."
         return self.classes[logits.argmax(1)]
@@ -153,6 +149,12 @@ class Classify(Task):
     def score(self, y, answers):
         "Accuracy."
         return float(np.mean(np.asarray(y) == answers))
+
+# %% ../../nbs/library/classify.ipynb #n8e65155
+@patch
+def rank(self: Classify, logits, targets):
+    "Accuracy."
+    return self.judge(logits, targets)["val_accuracy"]
 
 # %% ../../nbs/library/classify.ipynb #ne26355e
 @patch

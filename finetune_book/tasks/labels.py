@@ -124,6 +124,18 @@ def limits_of(names, given):
     if len(found) == len(names): return np.array(found, float)
     raise InputError(f"thresholds: {len(found)} numbers for {len(names)} labels; give one for each, or one for all")
 
+# %% ../../nbs/library/labels.ipynb #n4de5129
+def learn_sets(task, y):
+    "`Labels.learn`: the form, the labels, their thresholds and the loss of training targets; the indicator matrix."
+    names, rows = read_form(y, "training")
+    task.form = "lists" if names is None else "matrix"
+    task.classes = names_of(rows) if names is None else names
+    Y = indicator(rows, task.classes)
+    refuse_unlearnable(Y, task.classes)
+    task.limits = limits_of(task.classes, task.thresholds)
+    task.loss = BinaryCrossEntropy(yes_weights(Y, task.classes, task.class_weight), task.smoothing)
+    return torch.from_numpy(Y.astype(np.float32))
+
 # %% ../../nbs/library/labels.ipynb #n15810bc
 class Labels(Task):
     """Give each example a set of labels.
@@ -145,20 +157,7 @@ class Labels(Task):
         self.class_weight, self.smoothing = class_weight, check_real("label_smoothing", smoothing, 0, .99)
         self.thresholds = thresholds
 
-    def aligned(self, y, n):
-        rows = y.shape[0] if hasattr(y, "shape") else len(y)
-        if rows == n: return y
-        raise InputError(f"{n} examples and targets for {rows}: their numbers must agree")
-
-    def learn(self, y):
-        names, rows = read_form(y, "training")
-        self.form = "lists" if names is None else "matrix"
-        self.classes = names_of(rows) if names is None else names
-        Y = indicator(rows, self.classes)
-        refuse_unlearnable(Y, self.classes)
-        self.limits = limits_of(self.classes, self.thresholds)
-        self.loss = BinaryCrossEntropy(yes_weights(Y, self.classes, self.class_weight), self.smoothing)
-        return torch.from_numpy(Y.astype(np.float32))
+    def learn(self, y): return learn_sets(self, y)
 
     def targets(self, y, what="validation"):
         "Indicator matrix, (n, L) float32."
@@ -166,8 +165,6 @@ class Labels(Task):
 
     @property
     def n_out(self): return len(self.classes)
-    @property
-    def labels(self): return [str(c) for c in self.classes]
 
     def judge(self, logits, targets):
         "Validation loss (nats per label and example), micro F1 and share of sets that are wholly right."
@@ -183,6 +180,16 @@ class Labels(Task):
     def score(self, y, answers):
         "Subset accuracy: the share of rows whose whole set is right."
         return subset_accuracy(self.comparable(y), self.comparable(answers))
+
+# %% ../../nbs/library/labels.ipynb #n07e2d5a
+@patch
+def aligned(self: Labels, y, n):
+    rows = y.shape[0] if hasattr(y, "shape") else len(y)
+    if rows == n: return y
+    raise InputError(f"{n} examples and targets for {rows}: their numbers must agree")
+
+@patch(as_prop=True)
+def labels(self: Labels): return [str(c) for c in self.classes]
 
 # %% ../../nbs/library/labels.ipynb #n90bd099
 @patch

@@ -26,10 +26,6 @@ class Task(ABC):
     """
     kind, loss = None, None
 
-    def aligned(self, y, n):
-        "The targets as `learn` takes them; InputError unless there is one for each of `n` examples."
-        return one_each(y, n)
-
     @abstractmethod
     def learn(self, y):
         "Training targets (n,) as a tensor; remembers what they say of the task. InputError names a bad row."
@@ -42,22 +38,9 @@ class Task(ABC):
     @abstractmethod
     def n_out(self): "How many outputs the head has."
 
-    @property
-    def labels(self):
-        "Names of the outputs for the model's config, or None."
-        return None
-
-    def mass(self, targets):
-        "What targets weigh in the loss's mean."
-        return self.loss.mass(targets)
-
     @abstractmethod
     def judge(self, outputs, targets):
         "dict of validation metrics, `val_loss` among them, from outputs (n, k) and targets on the CPU."
-
-    def rank(self, outputs, targets):
-        "How good outputs are, one number, larger is better: by it a setting is chosen on rows held back."
-        return -self.judge(outputs, targets)["val_loss"]
 
     @abstractmethod
     def answers(self, outputs):
@@ -66,6 +49,27 @@ class Task(ABC):
     @abstractmethod
     def score(self, y, answers):
         "How good answers are, one number, larger is better."
+
+# %% ../../nbs/library/task.ipynb #nc4cecb6
+@patch
+def aligned(self: Task, y, n):
+    "The targets as `learn` takes them; InputError unless there is one for each of `n` examples."
+    return one_each(y, n)
+
+@patch(as_prop=True)
+def labels(self: Task):
+    "Names of the outputs for the model's config, or None."
+    return None
+
+@patch
+def mass(self: Task, targets):
+    "What targets weigh in the loss's mean."
+    return self.loss.mass(targets)
+
+@patch
+def rank(self: Task, outputs, targets):
+    "How good outputs are, one number, larger is better: by it a setting is chosen on rows held back."
+    return -self.judge(outputs, targets)["val_loss"]
 
 # %% ../../nbs/library/task.ipynb #n6c05bfc
 @patch

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn
 
 from ..checks import InputError, check_whole, listed, shorten
@@ -118,7 +119,8 @@ def read_tokenizer(folder, max_length):
 def read_saved(folder):
     "Settings of a saved TextClassifier, `classes` and params['max_length'] among them; InputError if it is none."
     settings = read_settings(folder, "TextClassifier")
-    if settings.get("task"): raise InputError(f"{folder}: gives several labels at once; open it with TextClassifier.load")
+    if settings.get("task"):
+        raise InputError(f"{folder}: gives several labels at once; open it with TextClassifier.load")
     if "classes" in settings and isinstance(settings["params"].get("max_length"), int): return settings
     raise InputError(f"{folder}: its {SETTINGS} is not whole; save the model again")
 
@@ -176,6 +178,8 @@ class QuickClassifier:
             logits[torch.as_tensor(idx)] = self.model_(ids, mask).double()
         return logits.softmax(1).numpy()
 
-    def predict(self, texts):
-        "The most probable class of each text, (n,)."
-        return self.classes_[self.predict_proba(texts).argmax(1)]
+# %% ../../nbs/library/quick.ipynb #nfb26643
+@patch
+def predict(self: QuickClassifier, texts):
+    "The most probable class of each text, (n,)."
+    return self.classes_[self.predict_proba(texts).argmax(1)]

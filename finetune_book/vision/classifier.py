@@ -43,7 +43,7 @@ class NormsKept(Method):
             raise InputError(f"freeze_norm=True: tune={str(method)!r} thaws whole layers; "
                              "use 'full' or 'top-K' with it")
         self.method, self.fixed_body = method, method.fixed_body
-        for part in ("groups", "callbacks", "rate", "least_epochs", "state", "load", "merge"):          # all that a method has
+        for part in ("groups", "callbacks", "rate", "least_epochs", "state", "load", "merge"):      # all that it has
             setattr(self, part, getattr(method, part))
 
     def attach(self, model, seed=0): return self.method.attach(model, seed) - freeze_norms(model)
@@ -92,17 +92,15 @@ class ImageClassifier(Classifying, FineTuner):
     base : "book-resnet"; "scratch" (no weights); "torchvision/resnet18" … "torchvision/resnet152"; a weights file
         (.safetensors, .pth); a Hugging Face id such as "microsoft/resnet-50"; or a local model directory
     tune : what moves: "head" (frozen body, features computed once, no augmentation), "full", "top-K" (the K highest
-        blocks), "gradual", or any other word or object of `finetune_book.adapt.METHODS`; None for "head" or "full",
-        whichever answers better on the validation pictures, or else on a third of the training pictures (`tried_`)
-    epochs : int, passes over the data; None for as many as make 400 steps, from 5 to 60
-    batch_size : int, pictures per step
+        blocks), "gradual", or another of `finetune_book.adapt.METHODS`; None for "head" or "full", whichever answers
+        better on the validation pictures, or else on a third of the training pictures (`tried_`)
+    epochs, batch_size : int; passes over the data (None: as many as make 400 steps, from 5 to 60), pictures per step
     lr : float, learning rate of the highest layer group, reached after the warm-up; None as for `TextClassifier`
     size : int or None, side of the square every picture is brought to, in pixels; None for the base's own
     augment : "none", or "crop", "flip", "color", "mixup", "cutmix" joined by "+"; or an `Augment`. Name only what keeps
         the label.
     freeze_norm : bool, keep BatchNorm's statistics, scales and shifts as the base has them
-    precision : "float32" or "bfloat16" (faster on CPUs and GPUs that know it, many times slower on others: then `fit`
-        warns)
+    precision : "float32" or "bfloat16" (faster where the processor knows it, many times slower elsewhere: `fit` warns)
     skip_bad : bool, leave out training pictures that cannot be read (`skipped_` lists them) instead of refusing
     weight_decay, layer_decay, schedule, warmup_frac, patience, label_smoothing, class_weight, clip_norm, seed, device,
     checkpoint_dir, checkpoint_every, callbacks, verbose, thresholds : as for `TextClassifier`

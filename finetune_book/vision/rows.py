@@ -86,6 +86,13 @@ def without_single(batches):
         return [*out[:-2], np.concatenate(out[-2:])] if len(out) > 1 and len(out[-1]) == 1 else out
     return joined
 
+# %% ../../nbs/library/vision_rows.ipynb #n1fe695b
+def refuse_other_size(folder, size, says):
+    "InputError where a saved model was trained on pictures of another `size` than its preprocessor's file `says`."
+    if size in (None, says): return
+    raise InputError(f"{folder}: was trained on pictures of {size} pixels, and its preprocessor_config.json says {says}; "
+                     "set it back")
+
 # %% ../../nbs/library/vision_rows.ipynb #nc55d045
 class ImageRows(Rows):
     """Pictures.
@@ -111,38 +118,38 @@ class ImageRows(Rows):
         "The carried base and one that begins from nothing are small; larger ones want a lower rate."
         return dict(head=3e-2, body=3e-3 if base in (None, "book-resnet", "scratch") else 1e-3)
 
-    def usual_methods(self, n):
-        "What the body sees may be all that is needed, or useless: that depends on the pictures, so it is tried."
-        return ("head", "full")
-
     def check(self, X):
         return as_batch(X) if isinstance(X, np.ndarray) and X.dtype.kind not in "OUS" else as_list(X)
-
     def open(self, base, task, seed):
         model, self.preprocessing = load_image_base(base, task.n_out, labels=task.labels, seed=seed, size=self.size,
                                                     task=task.kind)
         self.base, self.n_out = base, task.n_out
         return self.laid_out(model)
-
     def prepare(self, X):
         pixels, _, _ = read_pictures(X, self.preprocessing.size)
         return torch.from_numpy(np.ascontiguousarray(pixels)).permute(0, 3, 1, 2)
-
     def batches(self, rows, size, seed): return without_single(shuffled_batches(len(rows), size, seed))
     def reading_batches(self, rows, size): return np.array_split(np.arange(len(rows)), -(-len(rows) // size))
-    def pixels(self, rows, idx): return rows[torch.as_tensor(idx)].float() / 255
-    def normalised(self, xb): return {"pixel_values": normalise(xb, self.preprocessing.mean, self.preprocessing.std)}
     def collate(self, rows, idx): return self.normalised(self.pixels(rows, idx))
-
     def features(self, model, inputs): return pooled_image_features(model, **inputs)
     def write(self, folder, model): save_image_model(folder, model, self.preprocessing)
     def read(self, folder, task):
         model, self.preprocessing = read_image_model(folder, task.labels)
-        if self.size not in (None, self.preprocessing.size):
-            raise InputError(f"{folder}: was trained on pictures of {self.size} pixels, and "
-                             f"its preprocessor_config.json says {self.preprocessing.size}; set it back")
+        refuse_other_size(folder, self.size, self.preprocessing.size)
         self.base, self.n_out = folder, task.n_out
         return self.laid_out(name_problem(model, task.kind))
+
+# %% ../../nbs/library/vision_rows.ipynb #n42d5443
+@patch
+def usual_methods(self: ImageRows, n):
+    "What the body sees may be all that is needed, or useless: that depends on the pictures, so it is tried."
+    return ("head", "full")
+
+@patch
+def pixels(self: ImageRows, rows, idx): return rows[torch.as_tensor(idx)].float() / 255
+
+@patch
+def normalised(self: ImageRows, xb): return {"pixel_values": normalise(xb, self.preprocessing.mean, self.preprocessing.std)}
 
 # %% ../../nbs/library/vision_rows.ipynb #n73eb052
 @patch

@@ -1,6 +1,7 @@
 """The picture report end to end, on pictures small enough to train in seconds."""
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -115,4 +116,5 @@ def test_settings_that_cannot_work(name, value, says, tmp_path, capsys):
 def test_the_defaults_keep_any_label():
     "Mirrored digits would be other digits, so nothing is mirrored unless asked."
     defaults = {p.name: p.default for p in parameters_of("finetune_image")}
-    assert defaults["augment"] == "crop" and defaults["allow_leakage"] is False and defaults["skip_bad"] is False and defaults["size"] is None
+    source = (Path(__file__).parents[2] / "nbs/reports/finetune_image.ipynb").read_text(encoding="utf-8")
+    assert defaults["augment"] is None and 'get(data, dict(augment=\\"crop\\"))' in source and defaults["allow_leakage"] is False and defaults["skip_bad"] is False and defaults["size"] is None

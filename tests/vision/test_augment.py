@@ -267,7 +267,7 @@ BAD = {
     "nan mean": (lambda: normalise(x8, [math.nan, 0, 0], [.5] * 3), "must be finite"),
     "label too high": (lambda: mixup(x8, y8, 2, .4, dice()), "labels span 0 to 2: must lie in 0 … 1"),
     "label below 0": (lambda: cutmix(x8, y8 - 1, 3, .4, dice()), "labels span -1 to 1"),
-    "soft labels": (lambda: mixup(x8, torch.rand(8, 3), 3, .4, dice()), r"labels are torch.float32 \(8, 3\)"),
+    "shares of other classes": (lambda: mixup(x8, torch.rand(8, 4), 3, .4, dice()), r"labels are torch.float32 \(8, 4\)"),
     "labels short": (lambda: cutmix(x8, y8[:5], 3, .4, dice()), "mixing 8 pictures"),
     "one class": (lambda: mixup(x8, y8 * 0, 1, .4, dice()), "n_classes=1: "),
     "alpha 0": (lambda: mixup(x8, y8, 3, 0, dice()), "alpha=0: "),

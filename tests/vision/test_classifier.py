@@ -432,7 +432,7 @@ def test_gradual_with_frozen_norms_is_refused(fast):
 BAD_PICTURES = {
     "no pictures": ([], [], "no pictures"), "an empty array": (X[:0], [], "empty"), "floats": (X / 255, Y, "uint8"), "no array of pictures": (X[0], Y, "numbers must agree|label"),
     "channels first": (X.transpose(0, 3, 1, 2), Y, "channels first"), "one number": (5, Y, "list of paths"), "None among them": ([*X[:23], None], Y, "picture 23"),
-    "fewer labels": (X, Y[:5], "24 .* 5"), "labels in two columns": (X, np.c_[Y, Y], "shape"), "no labels": (X, None, "no labels"), "one class": (X, ["a"] * 24, "only one class"),
+    "fewer labels": (X, Y[:5], "24 .* 5"), "labels in two columns": (X, np.full((24, 2), 2), "must hold 0 and 1"), "no labels": (X, None, "no labels"), "one class": (X, ["a"] * 24, "only one class"),
     "a missing label": (X, ["a", None] * 12, "label 1 is missing"), "a data frame": (pd.DataFrame({"path": ["a.png"] * 2}), ["a", "b"], "column of paths"),
     "a path that is not there": (["gone.png", "away.png"], ["a", "b"], "gone.png: no such file"), "a folder that is not there": ("nowhere/at/all", None, "nowhere"),
     "labels for a folder": ("somewhere", Y, "leave y out"),
