@@ -77,7 +77,8 @@ def files_read(model, data, pictures):
     "What a call of predict reads: the data, the tables and pictures in it, and the files of the model."
     from finetune_book.data.tables import table_suffix
     tables = [p for p in Path(data).iterdir() if table_suffix(p)] if data and Path(data).is_dir() else []
-    return [data, *tables, *pictures, *(p for p in model.rglob("*") if p.is_file() and p.suffix not in (".csv", ".tsv"))]
+    ours = (p for p in model.rglob("*") if p.is_file() and p.suffix not in (".csv", ".tsv"))
+    return [data, *tables, *pictures, *ours]
 
 # %% ../../nbs/library/commands_predict.ipynb #ndd75818
 def set_predictions(model, probs, read, name, labels_by):
