@@ -17,6 +17,8 @@ from finetune_book.cli import main
 from finetune_book.commands import doctor
 from commands import START, outside, refused
 from finetune_book.report.progress import Progress
+from finetune_book.checks import InputError
+from finetune_book.commands.sources import refuse_input
 from finetune_book.report.template import read_template
 
 REPO = Path(__file__).parent.parent
@@ -182,6 +184,26 @@ def test_predict_from_arguments_table_and_stdin_agree(saved, table, tmp_path, ca
     frame = pd.read_csv(out)
     assert list(frame.columns) == ["text", "prediction", "probability"] and len(frame) == len(texts) and frame.probability.between(.5, 1).all()
     assert (frame.prediction == pd.read_csv(table).said).mean() > .8
+
+
+@pytest.mark.parametrize("out", ["notes.csv", "link.csv", "hard.csv", "model/config.json", "model/finetune_book.json"])
+def test_predict_never_overwrites_what_it_reads(saved, table, tmp_path, capsys, out):
+    (tmp_path / "link.csv").symlink_to(table)
+    (tmp_path / "hard.csv").hardlink_to(table)
+    before = (tmp_path / out).read_bytes()
+    assert main(["predict", "-m", str(saved), "--data", table, "--text", "note", "-o", str(tmp_path / out)]) == 2
+    printed, err = capsys.readouterr()
+    assert not printed and len(err.strip().splitlines()) == 1 and "is what is read" in err
+    assert (tmp_path / out).read_bytes() == before
+
+
+def test_a_sheet_and_a_base_are_inputs_too(saved, columns, tmp_path, capsys):
+    book = tmp_path / "book.xlsx"
+    book.touch()
+    with pytest.raises(InputError, match="is what is read"): refuse_input(book, [None, f"{book}#notes"])
+    refuse_input(tmp_path / "new.csv", [None, f"{book}#notes", "digits", "hf:a/b"])
+    assert main(["train", *columns, "--base", str(saved), "-o", str(saved), "-q"]) == 2
+    assert "is what is read" in capsys.readouterr().err
 
 
 def test_predict_into_a_closed_pipe_is_no_error(saved):

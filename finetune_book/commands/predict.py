@@ -15,7 +15,7 @@ import typer
 
 import finetune_book
 from .options import out_option
-from .sources import given, look_over, pictures_in
+from .sources import given, look_over, pictures_in, refuse_input
 
 # %% ../../nbs/library/commands_predict.ipynb #c066
 def class_of(folder):
@@ -71,6 +71,14 @@ def to_read(examples, data, pictures, column, skip_bad):
     if not pictures: return list(read_table(data, text=column, label=None)["text"]) if found is None else found
     found = list(as_texts(pictures_in(data, column), data, column)) if found is None else found
     return [found[row] for row in look_over(found, skip_bad)[1]]
+
+# %% ../../nbs/library/commands_predict.ipynb #n9105b6e
+def files_read(model, data, pictures):
+    "What a call of predict reads: the data, the tables and pictures in it, and the files of the model."
+    from finetune_book.data.tables import table_suffix
+    tables = [p for p in Path(data).iterdir() if table_suffix(p)] if data and Path(data).is_dir() else []
+    ours = (p for p in model.rglob("*") if p.is_file() and p.suffix not in (".csv", ".tsv"))
+    return [data, *tables, *pictures, *ours]
 
 # %% ../../nbs/library/commands_predict.ipynb #ndd75818
 def set_predictions(model, probs, read, name, labels_by):
@@ -140,6 +148,7 @@ def predict(
     given(dict(text=text, path=path, skip_bad=skip_bad), pictures)
     name = "path" if pictures else "text"
     read = to_read(examples, data, pictures, column=path or text or name, skip_bad=skip_bad)
+    refuse_input(out, files_read(model, data, read if pictures else ()))
     if out: prepare_folder(out.parent)
     table = predictions(opened(model, kind, len(read)), read, name, labels_by).to_csv(index=False, lineterminator="\n")
     if out: write_whole({out: table})

@@ -14,7 +14,7 @@ import typer
 
 from .fitting import fit_model, judge, make_model, parts_to_train
 from .options import Quiet, out_option
-from .sources import given, holds_pictures, read_parts
+from .sources import given, holds_pictures, read_parts, refuse_input
 
 from ..adapt import tune_help
 
@@ -94,6 +94,7 @@ def train(
     """
     pictures = holds_pictures(data, text, path)
     model = make_model(pictures, given(ctx.params, pictures))
+    refuse_input(out, [data, base])
     check_out(out)
     column = path or "path" if pictures else text or "text"
     parts = read_parts(data, pictures, column, label, group=group, target_type="number" if regression else None,

@@ -104,6 +104,14 @@ def write_unpacked(source, out):
     save_file(unpack_state(load_file(source / PACKED)), out / WEIGHTS, metadata={"format": "pt"})
     (out / SUMS).write_text(json.dumps(file_sums(out), indent=1), encoding="utf-8")
 
+def refuse_strange(target, made):
+    "OSError where `target` holds more than a base that was once unpacked there, such as files of the user."
+    if not target.is_dir(): return
+    named = (target / SUMS).is_file()             # then a file too many is damage, and only a folder is strange
+    ours = {p.name for p in made.iterdir()} | {p.name for p in target.iterdir() if named and p.is_file()}
+    strange = sorted({p.name for p in target.iterdir()} - ours)
+    if strange: raise OSError(f"{target} holds {strange[0]}, which is not ours")
+
 def put_in_place(source, target):
     "Unpack `source` beside `target` and rename; what another program put there meanwhile is kept if it is whole."
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -112,6 +120,7 @@ def put_in_place(source, target):
         made.mkdir(); write_unpacked(source, made)
         for k in range(10):               # a rename that fails: another program was faster, so look again
             if holds_its_sums(target): return
+            refuse_strange(target, made)
             with suppress(OSError): target.rename(Path(d) / f"old{k}")
             with suppress(OSError): made.rename(target); return
         raise OSError(f"{target}: other programs keep changing it")

@@ -68,11 +68,19 @@ def fits(free_mb, peak_mb, running_mb):
     return free_mb - sum(max(0, peak_mb - m) for m in running_mb) >= HEADROOM * peak_mb
 
 # %% ../../nbs/library/report_pool.ipynb #c061
+def holds_run(folder, name):
+    "Whether a folder holds a run of this report and nothing else, by the names of its files; an empty one does."
+    if folder.is_symlink() or not folder.is_dir(): return False
+    ours = ("key", ".key", "log.txt", f"{name}.", f".{name}.")
+    return all(p.name.startswith(ours) for p in folder.iterdir())
+
 def claim(folder, key, name):
-    "Make `folder` the folder of the run with this key; empties it if it belonged to another."
+    "Make `folder` the folder of the run with this key; empties it if it was another run's. InputError if it was none."
     note = folder / "key"
     if note.exists() and note.read_text() == key: return
-    if folder.exists():
+    if os.path.lexists(folder):
+        if not holds_run(folder, name):
+            raise InputError(f"{folder}: is in the way and holds no run of {name}; move it, or name another --out")
         sweep_up(folder / f".{name}.run")
         shutil.rmtree(folder)
     folder.mkdir(parents=True)

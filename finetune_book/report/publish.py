@@ -12,10 +12,11 @@ import hashlib
 import html
 import json
 import os
+import re
 import sys
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from operator import itemgetter
@@ -153,6 +154,10 @@ def exclusive(folder, name):
         finally: note.unlink(missing_ok=True)
 
 # %% ../../nbs/9_reports/91_publish.ipynb #new1801
+def states_in(home):
+    "The states in a folder, by their names; what else lies there is not ours."
+    return [p for p in home.glob("*") if re.fullmatch("[0-9a-f]{16}", p.name) and not p.is_symlink()]
+
 def state_of(folder, name, before):
     """Folder for what a run with these ingredients may go on from; None if an ingredient cannot be told.
 
@@ -164,14 +169,16 @@ def state_of(folder, name, before):
     digest = hashlib.sha256(json.dumps(before, sort_keys=True).encode()).hexdigest()
     home = folder / f".{name}.state"
     own = home / digest[:16] if known else None
-    for other in home.glob("*"):
+    for other in states_in(home):
         if other != own: shutil.rmtree(other, ignore_errors=True)
     return own
 
 def forget_state(folder, name):
     "Remove what runs of a report left to go on from."
     import shutil
-    shutil.rmtree(folder / f".{name}.state", ignore_errors=True)
+    home = folder / f".{name}.state"
+    for state in states_in(home): shutil.rmtree(state, ignore_errors=True)
+    with suppress(OSError): home.rmdir()
 
 def holds_files(folder):
     "Whether a folder (or None) holds more than forecasts."

@@ -90,6 +90,17 @@ def test_damaged_cache_is_made_anew(library, damage):
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
+@pytest.mark.parametrize("foreign, listed", [("notes.txt", False), (".git/HEAD", True)])
+def test_what_is_not_ours_in_the_place_of_a_cache_stays(library, foreign, listed):
+    folder = unpacked("toy-bert")
+    if not listed: shutil.rmtree(folder)
+    (folder / foreign).parent.mkdir(parents=True, exist_ok=True)
+    (folder / foreign).write_text("mine")
+    if listed: (folder / WEIGHTS).unlink()
+    spare = unpacked("toy-bert")
+    assert spare != folder and holds_its_sums(spare) and (folder / foreign).read_text() == "mine"
+
+
 def test_a_new_base_never_meets_an_old_folder(library):
     old = unpacked("toy-bert")
     config = library / "config.json"

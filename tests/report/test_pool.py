@@ -1,4 +1,7 @@
 """The runs of a sweep: whose folder is whose, and how many fit in memory."""
+import pytest
+
+from finetune_book.checks import InputError
 from finetune_book.report import pool as pools
 from finetune_book.report.grid import Run
 from finetune_book.report.pool import GUESS_MB, Processes, claim, record_in
@@ -14,6 +17,17 @@ def test_a_folder_of_another_key_is_emptied(tmp_path):
     assert record_in(home, "k1", "swept") == {"x": 1} and record_in(home, "k2", "swept") is None
     claim(home, "k2", "swept")
     assert [p.name for p in home.iterdir()] == ["key"]
+
+
+@pytest.mark.parametrize("foreign", ["notes.txt", ".git/HEAD", "other.html"])
+def test_a_folder_that_is_no_run_stays_as_it_is(tmp_path, foreign):
+    home = tmp_path / "run"
+    (home / foreign).parent.mkdir(parents=True)
+    (home / foreign).write_text("mine")
+    with pytest.raises(InputError, match="holds no run of swept"): claim(home, "k1", "swept")
+    assert (home / foreign).read_text() == "mine"
+    (tmp_path / "empty").mkdir()
+    claim(tmp_path / "empty", "k1", "swept")
 
 
 def test_memory_caps_what_runs_at_once(monkeypatch, tmp_path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from reports import RESUMED
 
-from finetune_book.report.publish import failure_notice, run_report, state_of, sweep_up
+from finetune_book.report.publish import failure_notice, forget_state, run_report, state_of, sweep_up
 
 REPO = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "import sys; from finetune_book.cli import main; sys.exit(main())"]
@@ -48,6 +48,19 @@ def test_other_ingredients_never_meet_a_checkpoint(tmp_path):
     before = {"parameters": {"lr": .1}, "inputs": {"data": {"sha256": "a"}}, "hashes": {"library": "x"}}
     for change in ({"parameters": {"lr": .2}}, {"inputs": {"data": {"sha256": "b"}}}, {"hashes": {"library": "y"}}):
         assert state_of(tmp_path, "r", before | change) != state_of(tmp_path, "r", before)
+
+
+def test_only_states_are_removed_from_the_folder_of_states(tmp_path):
+    before = {"parameters": {}, "inputs": {}, "hashes": {}}
+    own, home = state_of(tmp_path, "r", before), tmp_path / ".r.state"
+    for name in (own.name, "0" * 16, "notes"): (home / name).mkdir(parents=True)
+    state_of(tmp_path, "r", before)
+    assert sorted(p.name for p in home.iterdir()) == sorted([own.name, "notes"])
+    forget_state(tmp_path, "r")
+    assert [p.name for p in home.iterdir()] == ["notes"]
+    (home / "notes").rmdir()
+    forget_state(tmp_path, "r")
+    assert not home.exists()
 
 
 def test_the_page_of_a_failure_says_that_the_training_was_kept():
