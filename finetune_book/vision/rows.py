@@ -90,8 +90,8 @@ def without_single(batches):
 def refuse_other_size(folder, size, says):
     "InputError where a saved model was trained on pictures of another `size` than its preprocessor's file `says`."
     if size in (None, says): return
-    raise InputError(f"{folder}: was trained on pictures of {size} pixels, and its preprocessor_config.json says {says}; "
-                     "set it back")
+    raise InputError(f"{folder}: was trained on pictures of {size} pixels, and its preprocessor_config.json "
+                     f"says {says}; set it back")
 
 # %% ../../nbs/library/vision_rows.ipynb #nc55d045
 class ImageRows(Rows):
@@ -149,7 +149,8 @@ def usual_methods(self: ImageRows, n):
 def pixels(self: ImageRows, rows, idx): return rows[torch.as_tensor(idx)].float() / 255
 
 @patch
-def normalised(self: ImageRows, xb): return {"pixel_values": normalise(xb, self.preprocessing.mean, self.preprocessing.std)}
+def normalised(self: ImageRows, xb):
+    return {"pixel_values": normalise(xb, self.preprocessing.mean, self.preprocessing.std)}
 
 # %% ../../nbs/library/vision_rows.ipynb #n73eb052
 @patch

@@ -7,7 +7,7 @@ import torch
 
 from finetune_book import TextClassifier, TextRegressor
 from finetune_book.adapt.freeze import weights_hash
-from finetune_book.text.rows import FEW
+from finetune_book.text.rows import FEW_TEXTS as FEW
 from finetune_book.train.callbacks import Checkpoint
 from finetune_book.train.trainer import Callback
 from examples import LABELS, TEXTS
