@@ -19,9 +19,10 @@ from .sources import given, holds_pictures, read_parts, refuse_input
 from ..adapt import tune_help
 
 # %% ../../nbs/library/commands_train.ipynb #c041
-def check_out(out):
-    "Refuse, before training, a folder that the model could not be saved to afterwards."
+def check_out(out, inputs=()):
+    "Refuse, before training, a folder that is one of the inputs, or to which the model could not be saved afterwards."
     from finetune_book.saving import check_model_folder
+    refuse_input(out, inputs)
     check_model_folder(out)
 
 # %% ../../nbs/library/commands_train.ipynb #nd8466be
@@ -94,8 +95,7 @@ def train(
     """
     pictures = holds_pictures(data, text, path)
     model = make_model(pictures, given(ctx.params, pictures))
-    refuse_input(out, [data, base])
-    check_out(out)
+    check_out(out, [data, base])
     column = path or "path" if pictures else text or "text"
     parts = read_parts(data, pictures, column, label, group=group, target_type="number" if regression else None,
                        labels_by=labels_by)
