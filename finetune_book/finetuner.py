@@ -11,8 +11,10 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from contextlib import suppress
 from dataclasses import dataclass
+from inspect import signature
 from pathlib import Path
 
 import numpy as np
@@ -409,6 +411,16 @@ class FineTuner(BaseEstimator):
     n_train_, n_trainable_, n_parameters_ : int; budget_ : Budget, predicted and measured memory and time
     """
 
+# %% ../nbs/library/finetuner.ipynb #n37d6b01
+OF_STEPS = ("batch_size", "schedule", "warmup_frac", "patience", "weight_decay", "layer_decay", "clip_norm")
+
+def warn_of_unused(est):
+    "Warn of settings that were given and that a head which takes no steps does not use."
+    usual = {name: p.default for name, p in signature(type(est).__init__).parameters.items()}
+    given = [f"{name}={getattr(est, name)!r}" for name in OF_STEPS if getattr(est, name, None) != usual.get(name)]
+    if given: warnings.warn(f"{', '.join(given)}: not used. Only the head was tuned, and it was solved without steps; "
+                            "give epochs to train it by steps, or tune='full'", stacklevel=3)
+
 # %% ../nbs/library/finetuner.ipynb #na4ca63f
 @patch
 def fit(self: FineTuner, X, y, validation=None):
@@ -428,8 +440,10 @@ def fit(self: FineTuner, X, y, validation=None):
     rows = self._rows()
     X = rows.check(X)
     words = rows.usual_methods(len(X)) if self.tune is self.lr is None else ("full",)     # a rate alone: all moves
-    if len(words) > 1: return self._try_each(words, X, y, validation)
-    return self._five_steps(rows, self._method(words), X, y, validation)
+    if len(words) > 1: self._try_each(words, X, y, validation)
+    else: self._five_steps(rows, self._method(words), X, y, validation)
+    if self.lr_ is None: warn_of_unused(self)
+    return self
 
 # %% ../nbs/library/finetuner.ipynb #n86fc7d1
 @patch
@@ -487,30 +501,42 @@ def _take_over(self: FineTuner, twin):
     return self
 
 # %% ../nbs/library/finetuner.ipynb #n6691abb
-def third_held_back(targets, seed):
-    "(rows to learn from, rows held back); None where a class would be left without a row to learn from."
+JUDGED = 150         # rows that a choice is made on at least, where there are so many
+
+def thirds_held_back(targets, seed, enough=JUDGED):
+    """Pairs (rows to learn from, rows held back), one third or as many as hold back `enough` rows together; none that
+    would leave a class without a row to learn from."""
     part, known = folds(targets, 3, seed), np.asarray(targets)
-    learn, judged = np.flatnonzero(part != 0), np.flatnonzero(part == 0)
-    classes = not targets.is_floating_point()
-    if len(targets) < 9 or classes and set(known[judged]) - set(known[learn]): return None
-    return learn, judged
+    pairs = [(np.flatnonzero(part != i), np.flatnonzero(part == i)) for i in range(3)]
+    if len(targets) < 9: return []
+    if not targets.is_floating_point(): pairs = [(a, b) for a, b in pairs if set(known[b]) <= set(known[a])]
+    return pairs[:-(-enough // (len(targets) // 3))]
 
 @patch
 def _fit_twin(self: FineTuner, word, step, X, y, validation=None):
-    return FineTuner.fit(self._twin(word, step), X, y, validation)
+    twin = self._twin(word, step)
+    rows = twin._rows()
+    return twin._five_steps(rows, twin._method(), rows.check(X), y, validation)
+
+@patch
+def _score_of_twins(self: FineTuner, word, X, y, parts):
+    "The mean score of a method over the parts, each answered by a twin that did not learn from it."
+    scores = []
+    for turn, (learn, judged) in enumerate(parts):
+        twin = self._fit_twin(word, f"try{turn}", some_of(X, learn), some_of(y, learn))
+        scores.append(twin.score(some_of(X, judged), some_of(y, judged)))
+    return float(np.mean(scores))
 
 @patch
 def _try_each(self: FineTuner, words, X, y, validation):
     "Fit by that method of `words` that answers best on rows held back, the first of equals; `tried_` has the scores."
     task, tried = self._task(kind_of(y)), {}
     y = task.aligned(y, len(X))
-    parts = third_held_back(task.learn(y), self.seed)
+    parts = thirds_held_back(task.learn(y), self.seed)
     if validation is not None:
         twins = {word: self._fit_twin(word, "try", X, y, validation) for word in words}
         tried = {word: float(twin.score(*pair_of(validation))) for word, twin in twins.items()}
-    elif parts:
-        (X1, y1), (X2, y2) = ((some_of(X, rows), some_of(y, rows)) for rows in parts)
-        tried = {word: float(self._fit_twin(word, "try", X1, y1).score(X2, y2)) for word in words}
+    elif parts: tried = {word: self._score_of_twins(word, X, y, parts) for word in words}
     best = max(words, key=lambda word: tried.get(word, 0.))
     self._take_over(twins[best] if validation is not None else self._fit_twin(best, "all", X, y))
     self.tried_ = tried

@@ -1,10 +1,12 @@
 """What `ImageClassifier` decides where nothing is given: head and everything are tried on pictures held back."""
+import warnings
+
 import numpy as np
 import pytest
 
 from finetune_book import ImageClassifier
 from finetune_book.adapt.freeze import weights_hash
-from finetune_book.finetuner import third_held_back
+from finetune_book.finetuner import thirds_held_back
 from finetune_book.tasks.classify import Classify
 from examples import X, Y
 
@@ -45,8 +47,29 @@ def test_checkpoints_of_the_tries_lie_apart(open_settings, tmp_path):
     assert weights_hash(clf.model_.parameters()) == weights_hash(again.model_.parameters())
 
 
-@pytest.mark.parametrize("labels, parts", [(list("aab"), None), (list("aaaaaabbbc"), None), (list("aaabbbccc"), (6, 3))])
-def test_no_class_is_held_back_whole(labels, parts):
+@pytest.mark.parametrize("labels, enough, sizes", [
+    (list("aab"), 150, []),                                           # too few rows to hold any back
+    (list("aaaaaabbbc"), 150, [(7, 3), (7, 3)]),                        # the third turn would hold back the only c
+    (list("aaabbbccc"), 150, [(6, 3)] * 3), (list("aaabbbccc"), 3, [(6, 3)])])
+def test_as_many_thirds_are_held_back_as_it_takes_and_no_class_whole(labels, enough, sizes):
     targets = Classify().learn(np.array(labels))
-    found = third_held_back(targets, 0)
-    assert found is None if parts is None else (len(found[0]), len(found[1])) == parts
+    found = thirds_held_back(targets, 0, enough)
+    assert [(len(learn), len(judged)) for learn, judged in found] == sizes
+    for learn, judged in found: assert not set(learn) & set(judged) and set(targets[judged].tolist()) <= set(targets[learn].tolist())
+
+
+def test_a_choice_among_few_pictures_is_made_on_all_of_them(open_settings, monkeypatch):
+    judged = []
+    monkeypatch.setattr(ImageClassifier, "score", lambda self, X, y: judged.append(len(y)) or 0.)
+    clf = ImageClassifier(**open_settings).fit(X, Y)
+    assert sum(judged) == 2 * len(X) and clf.tune_ == "head"              # each picture once for each of two methods
+
+
+def test_settings_of_steps_are_named_where_no_step_is_taken(tiny_picture_base):
+    open_settings = dict(base=tiny_picture_base, tune="head", verbose=0)
+    with pytest.warns(UserWarning, match=r"patience=3, clip_norm=2\.0: not used.*give epochs"):
+        ImageClassifier(patience=3, clip_norm=2., **open_settings).fit(X, Y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        ImageClassifier(**open_settings).fit(X, Y)
+        ImageClassifier(patience=3, epochs=1, **open_settings).fit(X, Y)
