@@ -523,7 +523,9 @@ def _score_of_twins(self: FineTuner, word, X, y, parts):
     "The mean score of a method over the parts, each answered by a twin that did not learn from it."
     scores = []
     for turn, (learn, judged) in enumerate(parts):
-        twin = self._fit_twin(word, f"try{turn}", some_of(X, learn), some_of(y, learn))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)        # the fit on all rows that follows says it again, once
+            twin = self._fit_twin(word, f"try{turn}", some_of(X, learn), some_of(y, learn))
         scores.append(twin.score(some_of(X, judged), some_of(y, judged)))
     return float(np.mean(scores))
 

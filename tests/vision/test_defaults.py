@@ -8,6 +8,7 @@ from finetune_book import ImageClassifier
 from finetune_book.adapt.freeze import weights_hash
 from finetune_book.finetuner import thirds_held_back
 from finetune_book.tasks.classify import Classify
+from finetune_book.vision.rows import ImageRows
 from examples import X, Y
 
 
@@ -73,3 +74,11 @@ def test_settings_of_steps_are_named_where_no_step_is_taken(tiny_picture_base):
         warnings.simplefilter("error")
         ImageClassifier(**open_settings).fit(X, Y)
         ImageClassifier(patience=3, epochs=1, **open_settings).fit(X, Y)
+
+
+def test_what_a_fit_warns_of_is_said_once_however_many_are_tried(open_settings, monkeypatch):
+    monkeypatch.setattr(ImageRows, "inspect", lambda self, X, device: warnings.warn("seen before", stacklevel=2))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        ImageClassifier(**open_settings).fit(X, Y)
+    assert [str(w.message) for w in told].count("seen before") == 1
