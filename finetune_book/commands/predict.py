@@ -15,7 +15,8 @@ import typer
 
 import finetune_book
 from .options import out_option
-from .sources import given, look_over, pictures_in, refuse_input
+from .sources import given, look_over, pictures_in
+from ..places import refuse_input
 
 # %% ../../nbs/library/commands_predict.ipynb #c066
 def class_of(folder):
@@ -43,12 +44,16 @@ def opened(folder, kind, n):
 
 # %% ../../nbs/library/commands_predict.ipynb #c068
 def lines_of(stream):
-    "The lines of standard input, their ends cut; blank ones at its end are none. UTF-8 bytes, or text already."
+    """The lines of standard input, their ends cut; blank ones at its end are none. UTF-8 bytes, or text already.
+
+    Where no line ends in a line feed, a carriage return ends them, as in files of old Macs.
+    """
     from finetune_book.checks import InputError
     from finetune_book.data.tables import decode_utf8
     try: raw = getattr(stream, "buffer", stream).read()
     except OSError as e: raise InputError(f"standard input: cannot be read ({e.strerror})") from None
-    lines = (raw if isinstance(raw, str) else decode_utf8(raw, "standard input")).split("\n")
+    content = raw if isinstance(raw, str) else decode_utf8(raw, "standard input")
+    lines = content.split("\n" if "\n" in content else "\r")
     while lines and not lines[-1].strip(): lines.pop()
     return [line.rstrip("\r") for line in lines]
 
@@ -79,6 +84,15 @@ def files_read(model, data, pictures):
     tables = [p for p in Path(data).iterdir() if table_suffix(p)] if data and Path(data).is_dir() else []
     ours = (p for p in model.rglob("*") if p.is_file() and p.suffix not in (".csv", ".tsv"))
     return [data, *tables, *pictures, *ours]
+
+# %% ../../nbs/library/commands_predict.ipynb #n3bac6dc
+def csv_text(table):
+    "A frame as CSV, every line ended by a line feed; a cell with any end of a line in it is quoted."
+    import csv
+    lines = []
+    class Lines: write = staticmethod(lines.append)
+    csv.writer(Lines, lineterminator="\r\n").writerows([table.columns, *table.itertuples(index=False)])
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 # %% ../../nbs/library/commands_predict.ipynb #ndd75818
 def set_predictions(model, probs, read, name, labels_by):
@@ -150,7 +164,7 @@ def predict(
     read = to_read(examples, data, pictures, column=path or text or name, skip_bad=skip_bad)
     refuse_input(out, files_read(model, data, read if pictures else ()))
     if out: prepare_folder(out.parent)
-    table = predictions(opened(model, kind, len(read)), read, name, labels_by).to_csv(index=False, lineterminator="\n")
+    table = csv_text(predictions(opened(model, kind, len(read)), read, name, labels_by))
     if out: write_whole({out: table})
     print(out or table, end="\n" if out else "")
     # The end of the program then need not look through all that torch has made for garbage; triton would miss it.

@@ -16,7 +16,7 @@ from ..checks import InputError
 from ..rows import Rows
 from ..tasks.heads import pooled_features
 from ..tasks.pretrained import quiet
-from .bases import load_text_base, read_text_model
+from .bases import load_text_base, longest_input, read_text_model
 from .tokens import check_texts, length_buckets, pad_batch, token_report
 
 # %% ../../nbs/library/text_rows.ipynb #ne72da20
@@ -31,8 +31,9 @@ def encode(model, tokenizer, texts, max_length):
     ------
     InputError if `max_length` exceeds what the base can read.
     """
-    most = getattr(model.config, "max_position_embeddings", None)
-    if most and max_length > most: raise InputError(f"max_length={max_length}: this base reads at most {most} tokens")
+    most = longest_input(model.config)
+    if most and max_length > most:
+        raise InputError(f"max_length={max_length}: this base reads at most {most} tokens; set max_length={most} or less")
     return tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
 
 # %% ../../nbs/library/text_rows.ipynb #nfe8677c
