@@ -68,12 +68,27 @@ def examples_given(examples, data, kind):
     if not lines: raise InputError("nothing to read: every line is empty")
     return list(as_texts(lines, "standard input", unit="line"))
 
+# %% ../../nbs/library/commands_predict.ipynb #n11fc68e
+def tell_of_joined_lines(texts, data):
+    "Warn where the quotes of a CSV of one column make one text of several lines."
+    import warnings
+    from finetune_book.data.tables import frame_of, table_suffix
+    joined = [row for row, text in enumerate(texts, 1) if "\n" in text]
+    if not joined: return
+    frame, path = frame_of(data)
+    if frame.shape[1] > 1 or not (table_suffix(path) or "").startswith((".csv", ".tsv")): return
+    warnings.warn(f"{data}: quotes make one text of several lines in {len(joined)} of {len(texts)} rows, first in row "
+                  f"{joined[0]}; if each line is a text, write \"\" for each \" in it", stacklevel=2)
+
 # %% ../../nbs/library/commands_predict.ipynb #c070
 def to_read(examples, data, pictures, column, skip_bad):
     "The texts or paths of pictures that a call of predict means."
     from finetune_book.data.tables import as_texts, read_table
     found = examples_given(examples, data, "pictures" if pictures else "texts")
-    if not pictures: return list(read_table(data, text=column, label=None)["text"]) if found is None else found
+    if not pictures and found is None:
+        found = list(read_table(data, text=column, label=None)["text"])
+        tell_of_joined_lines(found, data)
+    if not pictures: return found
     found = list(as_texts(pictures_in(data, column), data, column)) if found is None else found
     return [found[row] for row in look_over(found, skip_bad)[1]]
 

@@ -85,6 +85,9 @@ def report(
 ):
     """Run a report and publish it as one HTML file; one whose ingredients did not change is not run again.
 
+    Ingredients are the notebook, the library, packages, parameters and all that a run is seen to read. A compiled
+    package may read unseen (pyarrow.fs does); --force then runs it.
+
     \b
     finetune-book report --list
     finetune-book report finetune_text --help

@@ -26,7 +26,9 @@ def reasons_to_run(template, values=None, out_dir="reports", name=None):
 
     Compared are the template, the library, package versions, parameters, the contents of the files and folders that
     parameters name, and all that the run read beside them. What nobody can follow (a program that was started, the
-    network) is a reason each time. Parameters that end in `_dir` are places to write in.
+    network, a compiled package of unknown habits) is a reason each time. Parameters that end in `_dir` are places to
+    write in. Not seen is what one of the packages in `watch.OPEN_THROUGH_PYTHON` opens without Python by another
+    function than those in `watch.READERS`, such as a file system of `pyarrow.fs`.
     """
     opened = Opened.of(template, values)
     name = name or opened.path.stem
