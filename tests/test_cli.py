@@ -18,7 +18,8 @@ from finetune_book.commands import doctor
 from commands import START, outside, refused
 from finetune_book.report.progress import Progress
 from finetune_book.checks import InputError
-from finetune_book.commands.sources import refuse_input
+from finetune_book.data.tables import read_table
+from finetune_book.places import refuse_input
 from finetune_book.report.template import read_template
 
 REPO = Path(__file__).parent.parent
@@ -204,6 +205,30 @@ def test_a_sheet_and_a_base_are_inputs_too(saved, columns, tmp_path, capsys):
     refuse_input(tmp_path / "new.csv", [None, f"{book}#notes", "digits", "hf:a/b"])
     assert main(["train", *columns, "--base", str(saved), "-o", str(saved), "-q"]) == 2
     assert "is what is read" in capsys.readouterr().err
+
+
+def test_lines_that_end_in_a_carriage_return_are_lines(saved, capsys, monkeypatch):
+    for raw in (b"good\rbad\r", b"good\r\nbad\r\n", b"good\nbad\n"):
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(raw)))
+        assert main(["predict", "-m", str(saved)]) == 0
+        assert [line.split(",")[0] for line in capsys.readouterr().out.splitlines()] == ["text", "good", "bad"], raw
+
+
+def test_what_predict_writes_can_be_read_again(saved, tmp_path, capsys):
+    texts = ["a\rgood", "a\ngood", 'a "good", really', "a\r\ngood", "plain"]
+    (tmp_path / "t.jsonl").write_text("\n".join(json.dumps({"text": t}) for t in texts))
+    assert main(["predict", "-m", str(saved), "--data", str(tmp_path / "t.jsonl"), "-o", str(tmp_path / "out.csv")]) == 0
+    assert list(read_table(tmp_path / "out.csv", label=None).text) == texts
+    assert (tmp_path / "out.csv").read_bytes().startswith(b'text,prediction,probability\n"a\rgood",')
+
+
+def test_lines_that_quotes_join_in_one_column_are_told(saved, tmp_path, capsys):
+    (tmp_path / "one.csv").write_text('text\n"good\nbad"\ngood\n')
+    (tmp_path / "two.csv").write_text('text,n\n"good\nbad",1\ngood,2\n')
+    (tmp_path / "one.jsonl").write_text('{"text": "good\\nbad"}\n')
+    for name, told in (("one.csv", True), ("two.csv", False), ("one.jsonl", False)):
+        assert main(["predict", "-m", str(saved), "--data", str(tmp_path / name)]) == 0
+        assert ("several lines in 1 of 2 rows, first in row 1" in capsys.readouterr().err) is told, name
 
 
 def test_predict_into_a_closed_pipe_is_no_error(saved):

@@ -59,6 +59,8 @@ REFUSED = {
     "pandas' NA": (pd.Series(["a", None] * 6, dtype="string"), ["label 1 is missing"]),
     "NA among whole numbers": (pd.Series([1, 2, None] * 4, dtype="Int64"), ["label 2 is missing"]),
     "NaN among text": (["a", "b", float("nan")] * 4, ["label 2 is missing"]),
+    "nothing among text": (["a", "b", ""] * 4, ["label 2 is missing"]),
+    "blanks among NumPy's text": (np.array(["a", " ", "b"] * 4), ["label 1 is missing"]),
     "None among text": (np.array(["a", "b", None] * 4, dtype=object), ["label 2 is missing"]),
     "a category that is missing": (pd.Series(["a", "b", None] * 4, dtype="category"), ["label 2 is missing"]),
     "NaT": (pd.Series([pd.NaT, "a", "b"] * 4, dtype=object), ["label 0 is missing"]),
@@ -100,6 +102,24 @@ def test_numbers_that_are_refused_before_any_work(y, says, no_work): told(lambda
 def test_numbers_that_are_taken():
     for y in (pd.Series(NUMBERS, dtype=object), pd.Series(NUMBERS, dtype="Float64"), [True, 2.5] * 6, pd.Series(NUMBERS.astype(str)).map(__import__("decimal").Decimal)):
         assert Regress().learn(one_each(y, 12)).shape == (12,)
+
+
+@pytest.mark.parametrize("texts, says", [(dict.fromkeys(TEXTS, 1), "texts are {"), (5, "texts are 5"), (set(TEXTS), "texts are {"), (None, "texts are None")])
+def test_what_is_no_column_of_texts_is_refused_before_any_work(texts, says, no_work):
+    told(lambda: TextClassifier(verbose=0, device="cpu").fit(texts, LABELS), says, "give a list or an array of text")
+
+
+def test_a_base_that_reads_less_than_is_asked_for_says_what_it_reads(tiny_base):
+    told(lambda: TextClassifier(tiny_base, verbose=0, device="cpu").fit(TEXTS, LABELS), "max_length=128", "at most 64 tokens; set max_length=64 or less")
+    assert TextClassifier(tiny_base, max_length=64, epochs=1, verbose=0, device="cpu").fit(TEXTS, LABELS).predict(TEXTS[:1]).shape == (1,)
+
+
+def test_positions_that_begin_after_padding_are_not_counted():
+    "RoBERTa's table of 514 positions holds 512 tokens: the 513th would lie past its end."
+    from types import SimpleNamespace
+    from finetune_book.text.rows import encode
+    body = SimpleNamespace(config=SimpleNamespace(model_type="roberta", max_position_embeddings=514, pad_token_id=1))
+    told(lambda: encode(body, None, ["a"], 513), "at most 512 tokens")
 
 
 WRONG = [("device", None, "device=None"), ("device", True, "device=True"), ("device", "abacus", "abacus"), ("callbacks", None, "callbacks=None"), ("callbacks", KeepBest("val_loss"), "must be a list"),

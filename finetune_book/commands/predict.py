@@ -15,7 +15,8 @@ import typer
 
 import finetune_book
 from .options import out_option
-from .sources import given, look_over, pictures_in, refuse_input
+from .sources import given, look_over, pictures_in
+from ..places import refuse_input
 
 # %% ../../nbs/library/commands_predict.ipynb #c066
 def class_of(folder):
@@ -43,12 +44,16 @@ def opened(folder, kind, n):
 
 # %% ../../nbs/library/commands_predict.ipynb #c068
 def lines_of(stream):
-    "The lines of standard input, their ends cut; blank ones at its end are none. UTF-8 bytes, or text already."
+    """The lines of standard input, their ends cut; blank ones at its end are none. UTF-8 bytes, or text already.
+
+    Where no line ends in a line feed, a carriage return ends them, as in files of old Macs.
+    """
     from finetune_book.checks import InputError
     from finetune_book.data.tables import decode_utf8
     try: raw = getattr(stream, "buffer", stream).read()
     except OSError as e: raise InputError(f"standard input: cannot be read ({e.strerror})") from None
-    lines = (raw if isinstance(raw, str) else decode_utf8(raw, "standard input")).split("\n")
+    content = raw if isinstance(raw, str) else decode_utf8(raw, "standard input")
+    lines = content.split("\n" if "\n" in content else "\r")
     while lines and not lines[-1].strip(): lines.pop()
     return [line.rstrip("\r") for line in lines]
 
@@ -63,12 +68,27 @@ def examples_given(examples, data, kind):
     if not lines: raise InputError("nothing to read: every line is empty")
     return list(as_texts(lines, "standard input", unit="line"))
 
+# %% ../../nbs/library/commands_predict.ipynb #n11fc68e
+def tell_of_joined_lines(texts, data):
+    "Warn where the quotes of a CSV of one column make one text of several lines."
+    import warnings
+    from finetune_book.data.tables import frame_of, table_suffix
+    joined = [row for row, text in enumerate(texts, 1) if "\n" in text]
+    if not joined: return
+    frame, path = frame_of(data)
+    if frame.shape[1] > 1 or not (table_suffix(path) or "").startswith((".csv", ".tsv")): return
+    warnings.warn(f"{data}: quotes make one text of several lines in {len(joined)} of {len(texts)} rows, first in row "
+                  f"{joined[0]}; if each line is a text, write \"\" for each \" in it", stacklevel=2)
+
 # %% ../../nbs/library/commands_predict.ipynb #c070
 def to_read(examples, data, pictures, column, skip_bad):
     "The texts or paths of pictures that a call of predict means."
     from finetune_book.data.tables import as_texts, read_table
     found = examples_given(examples, data, "pictures" if pictures else "texts")
-    if not pictures: return list(read_table(data, text=column, label=None)["text"]) if found is None else found
+    if not pictures and found is None:
+        found = list(read_table(data, text=column, label=None)["text"])
+        tell_of_joined_lines(found, data)
+    if not pictures: return found
     found = list(as_texts(pictures_in(data, column), data, column)) if found is None else found
     return [found[row] for row in look_over(found, skip_bad)[1]]
 
@@ -79,6 +99,15 @@ def files_read(model, data, pictures):
     tables = [p for p in Path(data).iterdir() if table_suffix(p)] if data and Path(data).is_dir() else []
     ours = (p for p in model.rglob("*") if p.is_file() and p.suffix not in (".csv", ".tsv"))
     return [data, *tables, *pictures, *ours]
+
+# %% ../../nbs/library/commands_predict.ipynb #n3bac6dc
+def csv_text(table):
+    "A frame as CSV, every line ended by a line feed; a cell with any end of a line in it is quoted."
+    import csv
+    lines = []
+    class Lines: write = staticmethod(lines.append)
+    csv.writer(Lines, lineterminator="\r\n").writerows([table.columns, *table.itertuples(index=False)])
+    return "".join(line.removesuffix("\r\n") + "\n" for line in lines)
 
 # %% ../../nbs/library/commands_predict.ipynb #ndd75818
 def set_predictions(model, probs, read, name, labels_by):
@@ -150,7 +179,7 @@ def predict(
     read = to_read(examples, data, pictures, column=path or text or name, skip_bad=skip_bad)
     refuse_input(out, files_read(model, data, read if pictures else ()))
     if out: prepare_folder(out.parent)
-    table = predictions(opened(model, kind, len(read)), read, name, labels_by).to_csv(index=False, lineterminator="\n")
+    table = csv_text(predictions(opened(model, kind, len(read)), read, name, labels_by))
     if out: write_whole({out: table})
     print(out or table, end="\n" if out else "")
     # The end of the program then need not look through all that torch has made for garbage; triton would miss it.

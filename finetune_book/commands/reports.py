@@ -85,6 +85,9 @@ def report(
 ):
     """Run a report and publish it as one HTML file; one whose ingredients did not change is not run again.
 
+    Ingredients are the notebook, the library, packages, parameters and all that a run is seen to read. A compiled
+    package may read unseen (pyarrow.fs does); --force then runs it.
+
     \b
     finetune-book report --list
     finetune-book report finetune_text --help
@@ -210,9 +213,12 @@ def sweep(
     """
     from finetune_book.report.params import parameters_of
     from finetune_book.report.sweep_page import headline
-    from finetune_book.report.grid import parse_grid
+    from finetune_book.report.grid import check_sweep_place, parse_grid
     from finetune_book.report.sweep import run_sweep
-    grid = parse_grid(parameters_of(name), param)
+    from finetune_book.report.template import find_template
+    declared, source = parameters_of(name), find_template(name)
+    grid = parse_grid(declared, param)
+    check_sweep_place(out / f"{as_name or source.stem}-sweep", source, declared, grid)
     done = run_sweep(name, grid, seeds, out, name=as_name, jobs=jobs, metric=metric, cell_timeout=cell_timeout,
                      run_timeout=run_timeout, scheduler=scheduler, progress=listener(quiet, as_json))
     run_now = len(done.sweep["runs"]) - done.done_before

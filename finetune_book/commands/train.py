@@ -14,9 +14,10 @@ import typer
 
 from .fitting import fit_model, judge, make_model, parts_to_train
 from .options import Quiet, out_option
-from .sources import given, holds_pictures, read_parts, refuse_input
+from .sources import given, holds_pictures, read_parts
 
 from ..adapt import tune_help
+from ..places import refuse_input
 
 # %% ../../nbs/library/commands_train.ipynb #c041
 def check_out(out, inputs=()):

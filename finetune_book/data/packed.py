@@ -12,11 +12,12 @@ import json
 import os
 import shutil
 import tempfile
+import warnings
 from contextlib import suppress
 from pathlib import Path
 
 from ..checks import InputError, shorten
-from .tables import carried
+from .tables import carried, visible
 
 # %% ../../nbs/library/packed.ipynb #dcc9d58b
 def quantise_rows(w):
@@ -86,8 +87,8 @@ def read_json(path):
 SUMS = "sha256.json"
 
 def file_sums(folder):
-    "{name: sha256} over the plain files of a folder, its own list and the card left out."
-    plain = [p for p in sorted(Path(folder).iterdir()) if p.is_file() and p.name not in (SUMS, "README.md")]
+    "{name: sha256} over the plain files of a folder, its own list, the card and what file managers leave left out."
+    plain = [p for p in visible(folder) if p.is_file() and p.name not in (SUMS, "README.md")]
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in plain}
 
 def holds_its_sums(folder):
@@ -104,13 +105,18 @@ def write_unpacked(source, out):
     save_file(unpack_state(load_file(source / PACKED)), out / WEIGHTS, metadata={"format": "pt"})
     (out / SUMS).write_text(json.dumps(file_sums(out), indent=1), encoding="utf-8")
 
+
+# %% ../../nbs/library/packed.ipynb #n4dd5e53
+class NotOurs(OSError): "A folder in the cache holds what was never unpacked there."
+
 def refuse_strange(target, made):
-    "OSError where `target` holds more than a base that was once unpacked there, such as files of the user."
+    "NotOurs where `target` holds a file that neither its own list names nor one that is unpacked now, or a folder."
     if not target.is_dir(): return
-    named = (target / SUMS).is_file()             # then a file too many is damage, and only a folder is strange
-    ours = {p.name for p in made.iterdir()} | {p.name for p in target.iterdir() if named and p.is_file()}
-    strange = sorted({p.name for p in target.iterdir()} - ours)
-    if strange: raise OSError(f"{target} holds {strange[0]}, which is not ours")
+    try: listed = set(read_json(target / SUMS))
+    except InputError: listed = set()
+    ours = listed | {SUMS} | {p.name for p in made.iterdir()}
+    strange = sorted(p.name for p in target.iterdir() if p.name not in ours or p.is_dir())
+    if strange: raise NotOurs(f"{target} holds {strange[0]}, which is not ours")
 
 def put_in_place(source, target):
     "Unpack `source` beside `target` and rename; what another program put there meanwhile is kept if it is whole."
@@ -160,6 +166,7 @@ def unpacked(name):
     if holds_its_sums(target): return target
     try: put_in_place(source, target); return target
     except OSError as e: why = e.strerror or e
+    if isinstance(why, NotOurs): warnings.warn(f"{why}: {name} is unpacked for this run alone; move it", stacklevel=2)
     try: return unpacked_here(source, target)
     except OSError as e: here = e.strerror or e
     raise InputError(f"{name}: cannot be unpacked, neither into {target.parent} ({why}) nor into a temporary folder "

@@ -14,6 +14,7 @@ import site
 import sys
 import sysconfig
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 # %% ../../nbs/library/report_watch.ipynb #n75638f5
@@ -23,11 +24,21 @@ READS = "FINETUNE_BOOK_READS"  # where the kernel of a run writes its log
 class LogFile:
     "Appends facts to the file at `path`, each (kind, what) once; more may follow that JSON can hold."
     def __init__(self, path):
-        self.file, self.told = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600), set()
+        self.path, self.told = path, set()
+        self.open()
+
+    def open(self):
+        self.file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self.stat = os.fstat(self.file)
+
+    def is_open(self):
+        try: return os.path.samestat(os.fstat(self.file), self.stat)
+        except OSError: return False
 
     def __call__(self, kind, what, *more):
         if (kind, what) in self.told: return
         self.told.add((kind, what))
+        if not self.is_open(): self.open()
         os.write(self.file, json.dumps([kind, what, *more]).encode() + b"\n")
 
 # %% ../../nbs/library/report_watch.ipynb #n9331a1a
@@ -168,7 +179,8 @@ def hook_of(events):
         if handler is None: return
         arguments = arguments[1:] if name in ("socket.connect", "socket.sendto") else arguments
         try: handler(events, *arguments)
-        except Exception as e: events.log("unknown", f"{name} could not be noted ({type(e).__name__})")
+        except Exception as e:
+            with suppress(OSError): events.log("unknown", f"{name} could not be noted ({type(e).__name__})")
     return hook
 
 # %% ../../nbs/library/report_watch.ipynb #ndbac6ad
@@ -185,17 +197,22 @@ def tell_of_spawned(events):
 
 # %% ../../nbs/library/report_watch.ipynb #n63c9c71
 READERS = {
-    "safetensors": ("safe_open",), "tokenizers": ("Tokenizer.from_file",), "PIL.ImageFont": ("truetype",),
+    "safetensors": ("safe_open",), "PIL.ImageFont": ("truetype",),
+    "tokenizers": ("Tokenizer.from_file", "Tokenizer.train"),
     "tokenizers.models": ("BPE.from_file", "BPE.read_file", "WordPiece.from_file", "WordPiece.read_file",
                           "WordLevel.from_file", "WordLevel.read_file"),
-    "torch": ("from_file",), "torch.jit._serialization": ("load",), "torchvision.io.image": ("read_file",),
-    "torchvision.io.video_reader": ("VideoReader",), "torchvision.io.video": ("read_video", "read_video_timestamps"),
+    "torch": ("from_file",), "torch.storage": ("UntypedStorage.from_file",), "torch.jit._serialization": ("load",),
+    "torch.package.package_importer": ("PackageImporter",), "torch.export.pt2_archive._package": ("PT2ArchiveReader",),
+    "torchvision.io.image": ("read_file",), "torchvision.io.video_reader": ("VideoReader",),
+    "torchvision.io.video": ("read_video", "read_video_timestamps"),
     "pyarrow": ("memory_map", "OSFile", "input_stream"), "pyarrow.csv": ("read_csv", "open_csv"),
-    "pyarrow.json": ("read_json",), "pyarrow.feather": ("read_table", "read_feather"), "pyarrow.dataset": ("dataset",),
+    "pyarrow.json": ("read_json", "open_json"), "pyarrow.ipc": ("RecordBatchFileReader", "RecordBatchStreamReader"),
+    "pyarrow.feather": ("read_table", "read_feather"), "pyarrow.dataset": ("dataset",),
     "pyarrow.orc": ("read_table", "ORCFile"),
     "pyarrow.parquet.core": ("read_table", "ParquetFile", "ParquetDataset", "read_schema", "read_metadata")}
 
-NAMES = ("filename", "path", "source", "font", "f", "vocab")  # what these functions call their path
+# what these functions call their path
+NAMES = ("filename", "path", "source", "font", "f", "vocab", "files", "file_or_buffer", "archive_path_or_buffer")
 
 def paths_in(source):
     "Texts and paths that an argument is or holds."
@@ -209,18 +226,24 @@ def note_tree(events, path):
         listed(events, here)
         for name in files: events.read(os.path.join(here, name))
 
+def given(args, named): return [*args[:1], *(v for k, v in named.items() if k in NAMES)]
+
+def called_on_an_object(function):
+    "Whether a compiled function is one of an object's, which comes before its other arguments."
+    return type(function).__name__ == "method_descriptor"
+
 def telling(function, events):
     "The function, which notes the path in its first argument before it goes on."
     def tell(source):
         for path in paths_in(source): note_tree(events, path)
     if isinstance(function, type) and "__init__" in vars(function):     # a class of Python's: it stays a class
         made = function.__init__
-        def begin(self, source, *args, **named): tell(source); made(self, source, *args, **named)
+        def begin(self, *args, **named): tell(given(args, named)); made(self, *args, **named)
         function.__init__ = functools.wraps(made)(begin)
         return function
     @functools.wraps(function, updated=())
     def told(*args, **named):
-        tell([*args[:1], *(v for k, v in named.items() if k in NAMES)])
+        tell(given(args[called_on_an_object(function):], named))
         return function(*args, **named)
     return told
 
@@ -232,7 +255,8 @@ def wrap_readers(module, events):
         owner = getattr(module, home, None) if home else module
         if owner is None or not hasattr(owner, last): continue
         told = telling(getattr(owner, last), events)
-        setattr(owner, last, staticmethod(told) if home else told)
+        fixed = home and not called_on_an_object(getattr(owner, last))
+        setattr(owner, last, staticmethod(told) if fixed else told)
 
 class AfterImport:
     "A finder that finds nothing itself: it lets the modules of `READERS` be wrapped once they are there."

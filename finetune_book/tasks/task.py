@@ -111,7 +111,7 @@ def kind_of(value):
     try: missing = value is None or bool(value != value)
     except TypeError: missing = True                                # pandas' NA answers neither yes nor no
     if missing: return MISSING
-    if isinstance(value, str): return "text"
+    if isinstance(value, str): return "text" if value.strip() else MISSING
     return "number" if isinstance(value, Number) and not isinstance(value, complex) else "other"
 
 def refuse_kind(value, kind, row):
@@ -170,7 +170,7 @@ def of_array_kind(y):
     if np.ma.is_masked(y):
         row = np.flatnonzero(np.ma.getmaskarray(y))[0]
         raise InputError(f"target {row} is masked, so missing: drop the row")
-    if y.dtype.kind in "biuU": return np.asarray(y)
+    if y.dtype.kind in "biu" or y.dtype.kind == "U" and np.char.strip(y).all(): return np.asarray(y)
     if y.dtype.kind == "f": return np.asarray(y) if y.itemsize <= 8 else np.asarray(y, dtype=np.float64)
     return None
 

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..checks import InputError
+from ..checks import InputError, shorten
 from ..rows import Rows
 from ..tasks.heads import pooled_features
 from ..tasks.pretrained import quiet
-from .bases import load_text_base, read_text_model
+from .bases import load_text_base, longest_input, read_text_model
 from .tokens import check_texts, length_buckets, pad_batch, token_report
 
 # %% ../../nbs/library/text_rows.ipynb #ne72da20
@@ -31,8 +31,9 @@ def encode(model, tokenizer, texts, max_length):
     ------
     InputError if `max_length` exceeds what the base can read.
     """
-    most = getattr(model.config, "max_position_embeddings", None)
-    if most and max_length > most: raise InputError(f"max_length={max_length}: this base reads at most {most} tokens")
+    most = longest_input(model.config)
+    if most and max_length > most:
+        raise InputError(f"max_length={max_length}: this base reads at most {most} tokens; set max_length={most} or less")
     return tokenizer(texts, truncation=True, max_length=max_length)["input_ids"]
 
 # %% ../../nbs/library/text_rows.ipynb #nfe8677c
@@ -75,7 +76,11 @@ class TextRows(Rows):
         "The carried base is small; others are larger, and their makers fine-tuned them at 5e-5 or below."
         return dict(head=1e-2, body=2e-4 if base in (None, "book-bert") else 5e-5)
 
-    def check(self, X): return check_texts(X)
+    def check(self, X):
+        if isinstance(X, (dict, set, frozenset)) or not hasattr(X, "__iter__"):
+            raise InputError(f"texts are {shorten(repr(X), 40)}: give a list or an array of text, one per example")
+        return check_texts(X)
+
     def open(self, base, task, seed):
         model, self.tokenizer = load_text_base(base, task.n_out, task=task.kind, labels=task.labels, seed=seed)
         self.model = model

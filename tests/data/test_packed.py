@@ -75,14 +75,13 @@ def test_where_the_cache_is(monkeypatch, tmp_path):
     assert packed.cache_root() == tmp_path / "mine"
 
 
-@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "more", "no list", "list is no JSON"])
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no list", "list is no JSON"])
 def test_damaged_cache_is_made_anew(library, damage):
     folder = unpacked("toy-bert")
     before, weights = packed.file_sums(folder), folder / WEIGHTS
     if damage == "cut": weights.write_bytes(weights.read_bytes()[:-9])
     if damage == "changed": weights.write_bytes(weights.read_bytes()[:-9] + b"?" * 9)
     if damage == "gone": weights.unlink()
-    if damage == "more": (folder / "pytorch_model.bin").write_bytes(b"cos")
     if damage == "no list": (folder / SUMS).unlink()
     if damage == "list is no JSON": (folder / SUMS).write_text("{")
     assert not holds_its_sums(folder)
@@ -90,15 +89,33 @@ def test_damaged_cache_is_made_anew(library, damage):
     assert [p.name for p in folder.parent.iterdir()] == [folder.name]
 
 
-@pytest.mark.parametrize("foreign, listed", [("notes.txt", False), (".git/HEAD", True)])
-def test_what_is_not_ours_in_the_place_of_a_cache_stays(library, foreign, listed):
+@pytest.mark.parametrize("damaged", [False, True])
+@pytest.mark.parametrize("foreign", ["notes.txt", "pytorch_model.bin", "adapter_config.json", "mine/HEAD"])
+def test_what_is_not_ours_in_the_place_of_a_cache_stays_and_is_not_used(library, foreign, damaged):
+    "Beside a whole base too: others would read an adapter_config.json that nobody unpacked."
     folder = unpacked("toy-bert")
-    if not listed: shutil.rmtree(folder)
     (folder / foreign).parent.mkdir(parents=True, exist_ok=True)
     (folder / foreign).write_text("mine")
-    if listed: (folder / WEIGHTS).unlink()
-    spare = unpacked("toy-bert")
-    assert spare != folder and holds_its_sums(spare) and (folder / foreign).read_text() == "mine"
+    if damaged: (folder / WEIGHTS).unlink()
+    if damaged or "/" not in foreign:
+        with pytest.warns(UserWarning, match=f"{foreign.partition('/')[0]}, which is not ours: toy-bert is unpacked for this run"): spare = unpacked("toy-bert")
+        assert spare != folder and holds_its_sums(spare)
+    else: assert unpacked("toy-bert") == folder                                   # nobody reads what is in a folder
+    assert (folder / foreign).read_text() == "mine"
+
+
+def test_a_folder_without_our_list_is_not_ours(library):
+    folder = unpacked("toy-bert")
+    shutil.rmtree(folder); folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    with pytest.warns(UserWarning, match="notes.txt, which is not ours"): assert unpacked("toy-bert") != folder
+    assert [p.name for p in folder.iterdir()] == ["notes.txt"]
+
+
+def test_what_file_managers_leave_in_a_cache_is_passed_over(library, recwarn):
+    folder = unpacked("toy-bert")
+    for name in (".DS_Store", "Thumbs.db"): (folder / name).write_text("x")
+    assert unpacked("toy-bert") == folder and (folder / ".DS_Store").exists() and not recwarn.list
 
 
 def test_a_new_base_never_meets_an_old_folder(library):

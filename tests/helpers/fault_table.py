@@ -25,7 +25,14 @@ REPO = Path(__file__).resolve().parents[2]
 FAULTY = REPO / "tests/fixtures/reports/faulty.ipynb"
 ENDS = (".html", ".ipynb", ".json", ".metrics.json")
 TAG = "FAULT_TABLE_TAG"                                  # every process of a run inherits it, whatever group or session it moves to
+PATIENCE = 3000                                          # s until a run counts as hanging; what a run needs depends on the machine
 IS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0 and sys.platform == "linux"
+
+
+def as_from_a_terminal():
+    "Signals mean what they mean in a terminal, also where we were started with nohup or in the background, which ignore some."
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)
 
 
 class Command:
@@ -37,6 +44,7 @@ class Command:
         if self.pid == 0: self.become(argv, env, folder, limits)
 
     def become(self, argv, env, folder, limits):
+        as_from_a_terminal()
         try:
             for number, path in enumerate(self.said, start=1): os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
             os.environ.update(env)
@@ -51,7 +59,7 @@ class Command:
         sys.stderr.flush()
         os._exit(code)
 
-    def wait(self, seconds=600):
+    def wait(self, seconds=PATIENCE):
         end = time.monotonic() + seconds
         while self.poll() is None:
             if time.monotonic() > end:
@@ -85,7 +93,7 @@ class Place:
         line = ["report", str(self.template), "--name", "faulty", "--out", str(self.folder), "-q", *args]
         return Command(line, env, self.home, self.limits, self.home / f"said-{self.started}")
 
-    def cell_at_work(self, process, seconds=400):
+    def cell_at_work(self, process, seconds=PATIENCE):
         "Wait until the faulty cell has started its child."
         end = time.monotonic() + seconds
         while not (self.pid.exists() and self.pid.read_text()) and process.poll() is None and time.monotonic() < end: time.sleep(.05)

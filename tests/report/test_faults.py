@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from fault_table import FAULTS, Row, problem, shown
+import fault_table
+from fault_table import FAULTS, PATIENCE, Row, problem, shown
 from finetune_book.checks import InputError
 from finetune_book.report.publish import run_report
 
@@ -17,11 +18,29 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason=
 @pytest.fixture(scope="module")
 def rows():
     "The whole table, made once; `pytest -rP` prints it."
-    done = subprocess.run([sys.executable, Path(__file__).parents[1] / "helpers/fault_table.py", "--json"], capture_output=True, text=True, timeout=1200)
+    done = subprocess.run([sys.executable, Path(__file__).parents[1] / "helpers/fault_table.py", "--json"], capture_output=True, text=True, timeout=2 * PATIENCE)
     assert done.returncode in (0, 1) and done.stdout, done.stderr
     found = [Row(**row) for row in json.loads(done.stdout)]
     print(shown(found))
     return {row.fault: row for row in found}
+
+
+def test_a_run_hears_the_signals_that_its_caller_ignores(tmp_path):
+    "As nohup and a shell's & leave them: a run that never heard of HUP would end with the patience of whoever waits."
+    script = f"""
+import signal, sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(fault_table.__file__).parent)!r})
+for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.SIG_IGN)
+import finetune_book.cli
+from fault_table import Command
+finetune_book.cli.main = lambda argv: print([signal.getsignal(n) is signal.SIG_IGN for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]) or 0
+command = Command([], {{}}, {str(tmp_path)!r}, [], Path({str(tmp_path)!r}) / "said")
+command.wait()
+print(*command.output())
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.stdout.strip() == "[False, False, False]", done.stderr
 
 
 @pytest.mark.parametrize("fault", [f.name for f in FAULTS])

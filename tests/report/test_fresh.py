@@ -114,3 +114,34 @@ def test_the_commands(made, folder, capsys, monkeypatch):
     assert command("report", str(path), *params, "-p", "seed=2", "--force", "-q")[0] == 0 and (folder / "gain.json").read_bytes() != before
     code, out, err = command("verify", "gain", "--json", "-q")
     assert code == 0 and json.loads(out)["inside"] and err == ""
+
+
+def test_what_a_report_reads_it_does_not_write(made, folder, no_run, tmp_path, capsys):
+    "Its own notebook, a table under a name that it would publish, a page of ours: refused before anything is done."
+    _, path, values = made
+    home = tmp_path / "here"
+    home.mkdir()
+    for name in ("mine.ipynb", "bad.failed.ipynb"): shutil.copyfile(path, home / name)
+    shutil.copyfile(values["data"], home / "gain.json")
+    (home / "gain.html").symlink_to(values["data"])
+    before = {p.name: p.read_bytes() for p in home.iterdir()}
+    for template, name, data in ((home / "mine.ipynb", "mine", values["data"]), (home / "bad.failed.ipynb", "bad", values["data"]),
+                                 (path, "gain", str(home / "gain.json")), (path, "gain", values["data"])):
+        with pytest.raises(InputError, match="is what is read .*name another"): report_once(template, {"data": data}, home, name)
+    assert {p.name: p.read_bytes() for p in home.iterdir()} == before
+    page = folder / "gain.ipynb"
+    assert report_once(page, {}, folder)[1] == []                                  # our own page, which nothing has to change
+    with pytest.raises(InputError, match="is what is read"): report_once(page, {}, folder, force=True)
+    with pytest.raises(AssertionError, match="kernel"): report_once(page, {}, folder, "other")
+    assert main(["report", str(home / "mine.ipynb"), "--out", str(home)]) == 2 and "is what is read" in capsys.readouterr().err
+
+
+def test_a_sweep_does_not_write_over_what_it_reads_or_did_not_write(made, tmp_path, capsys):
+    _, path, values = made
+    home = tmp_path / "out" / "gain-sweep"
+    home.mkdir(parents=True)
+    for name, data, says in (("sweep.json", home / "sweep.json", "is what is read"), ("sweep.html", values["data"], "is of no sweep of ours; it stays")):
+        shutil.copyfile(values["data"], home / name)
+        assert main(["sweep", str(path), "-p", f"data={data}", "--seeds", "2", "--out", str(tmp_path / "out")]) == 2
+        assert says in capsys.readouterr().err and [p.name for p in home.iterdir()] == [name]
+        (home / name).unlink()

@@ -129,6 +129,53 @@ def test_verify_reads_where_the_run_read(tmp_path, monkeypatch):
     assert reasons_to_run(path, {}, tmp_path / "reports") == ["it cannot be told what it would read: it started a program, true"]
 
 
+def in_a_watched_process(home, script):
+    "The log of a process of its own that watches itself and runs a script; the script has to end well."
+    import json, subprocess, sys
+    log = home / "private" / "log"
+    log.parent.mkdir()
+    begin = "from finetune_book.report.watch import begin; begin()\n"
+    done = subprocess.run([sys.executable, "-c", begin + script], cwd=home, env=os.environ | {"FINETUNE_BOOK_READS": str(log)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [tuple(json.loads(line)[:2]) for line in log.read_text().splitlines()]
+
+
+def test_a_program_that_a_cell_starts_with_an_exclamation_mark_runs(tmp_path):
+    "IPython's `!` closes all files between fork and exec, and another file may get the number of our log."
+    (tmp_path / "other").write_text("mine")
+    seen = in_a_watched_process(tmp_path, """
+import ptyprocess
+made = ptyprocess.PtyProcess.spawn(["cat", "other"])
+assert made.read() == b"mine"
+import os
+if os.fork() == 0:
+    os.closerange(3, 256)
+    for _ in range(60): os.open("other", os.O_RDWR | os.O_APPEND)
+    os.execvp("true", ["true"])
+assert os.wait()[1] == 0
+""")
+    assert ("unknown", "it started a program, cat") in seen and ("unknown", "it started a program, true") in seen
+    assert (tmp_path / "other").read_text() == "mine"
+
+
+def test_readers_in_rust_and_cpp_tell_their_paths(tmp_path):
+    import pyarrow as pa
+    for name in ("a.arrow", "b.arrow"):
+        with pa.OSFile(str(tmp_path / name), "wb") as f, pa.ipc.new_file(f, pa.schema([("a", pa.int64())])) as w: w.write_table(pa.table({"a": [1]}))
+    for name in ("words.txt", "more.txt"): (tmp_path / name).write_text("a b a")
+    seen = in_a_watched_process(tmp_path, """
+import pyarrow.ipc
+assert pyarrow.ipc.open_file("a.arrow").read_all().num_rows == 1 and pyarrow.ipc.RecordBatchFileReader(source="b.arrow").num_record_batches == 1
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+tokenizer = Tokenizer(models.WordLevel(unk_token="a"))
+tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+tokenizer.train(["words.txt"], trainers.WordLevelTrainer(show_progress=False))
+tokenizer.train(files=["more.txt"], trainer=trainers.WordLevelTrainer(show_progress=False))
+assert tokenizer.get_vocab_size() == 2
+""")
+    assert {os.path.basename(p) for kind, p in seen if kind == "read"} >= {"a.arrow", "b.arrow", "words.txt", "more.txt"}
+
+
 def test_states(tmp_path, monkeypatch):
     file = tmp_path / "f"
     assert file_state(file) is None and folder_state(file) is None and variable_state("FTB_NOT_SET") is None
