@@ -77,7 +77,7 @@ def pick_device(device):
     if not isinstance(device, (str, int, torch.device)) or isinstance(device, bool):
         raise InputError(f"device={shorten(repr(device))}: must be 'auto', 'cpu', 'cuda', …")
     if isinstance(device, str) and device == "auto": device = "cuda" if torch.cuda.is_available() else "cpu"
-    try: torch.zeros(1, device=device)
+    try: torch.zeros(1, device=device).item()          # "meta" makes tensors that hold nothing
     except (RuntimeError, AssertionError, TypeError, NotImplementedError) as e:      # no such device, driver or memory
         why = shorten(e, 100)
         raise InputError(f"device={device!r}: torch cannot use it now ({why}); try 'auto' or 'cpu'") from None

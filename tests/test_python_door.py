@@ -122,7 +122,7 @@ def test_positions_that_begin_after_padding_are_not_counted():
     told(lambda: encode(body, None, ["a"], 513), "at most 512 tokens")
 
 
-WRONG = [("device", None, "device=None"), ("device", True, "device=True"), ("device", "abacus", "abacus"), ("callbacks", None, "callbacks=None"), ("callbacks", KeepBest("val_loss"), "must be a list"),
+WRONG = [("device", None, "device=None"), ("device", True, "device=True"), ("device", "abacus", "abacus"), ("device", "meta", "device='meta'"), ("callbacks", None, "callbacks=None"), ("callbacks", KeepBest("val_loss"), "must be a list"),
          ("callbacks", [KeepBest], "make an object of it"), ("callbacks", ["bar"], "is no Callback"), ("checkpoint_dir", 3, "must be the path"), ("checkpoint_dir", "", "must be the path"),
          ("checkpoint_dir", __file__, "is a file"), ("checkpoint_dir", __file__ + "/deep", "is a file"), ("checkpoint_dir", "a\0b", "checkpoint_dir"), ("class_weight", {1, 2}, "class_weight: {1, 2} of type set"),
          ("class_weight", {"neo": 2.}, "'neo' is no class"), ("class_weight", {"yes": -1}, "class_weight=-1"), ("class_weight", {"yes": float("nan")}, "class_weight=nan"), ("class_weight", {"yes": "2"}, "class_weight='2'"),
