@@ -5,7 +5,7 @@ import re
 
 import house
 
-CELL_LINES, FUNCTION_LINES, OUTPUT_BYTES = 45, 70, 400_000
+CELL_LINES, FUNCTION_LINES, OUTPUT_BYTES, IDEA_WORDS = 45, 70, 400_000, 25
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 
 
@@ -71,6 +71,17 @@ def missing_parts(nb, number):
     return lacks
 
 
+HEAD_PARTS = re.compile(r"^(#+ |> |\*\*Needs\*\*|\*\*摘要\*\*).*$", re.MULTILINE)
+
+
+def imports_before_the_idea(nb, number):
+    "Before the first code cell stand the head and an idea in plain words: nobody's first screen of a lesson is imports."
+    first = next((i for i, c in enumerate(nb["cells"]) if c["cell_type"] == "code"), len(nb["cells"]))
+    opening = prose({"cells": nb["cells"][:first]})
+    words = len(HEAD_PARTS.sub("", opening).split())
+    return [f"{words} words of an idea before the first code cell, {IDEA_WORDS} are asked for"] if words < IDEA_WORDS else []
+
+
 def stub_after_each_exercise(nb, number):
     "Under every exercise's question stands a code cell to write the answer in."
     cells, question = nb["cells"], re.compile(rf"\*\*(?:Exercise )?{number:02d}\.\d+[.:]?\*\*")
@@ -102,4 +113,4 @@ def wrong_references(words, names, own=100):
 
 
 ANY_NOTEBOOK = [long_cells, long_functions, heavy_outputs, stored_errors, silent_pictures, private_paths]
-EVERY_LESSON = [missing_parts, stub_after_each_exercise]
+EVERY_LESSON = [missing_parts, imports_before_the_idea, stub_after_each_exercise]
