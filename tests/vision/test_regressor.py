@@ -56,7 +56,8 @@ def test_a_table_and_a_folder_bring_numbers(fast, tmp_path):
         for p in paths[:6] if age == "3" else paths[6:]: (tmp_path / "ages" / age / p[-7:]).write_bytes(open(p, "rb").read())
     aged = ImageRegressor(**fast, tune="head").fit(tmp_path / "ages", validation=tmp_path / "ages")
     assert aged.task_.mean == 5.25
-    with pytest.raises(InputError, match="not a finite number"): ImageRegressor(**fast).fit(str(tmp_path / "table.csv"))
+    listed.assign(label="dark").to_csv(tmp_path / "words.csv", index=False)
+    with pytest.raises(InputError, match="not a finite number"): ImageRegressor(**fast).fit(str(tmp_path / "words.csv"))
 
 
 @pytest.mark.parametrize("settings, says", [
