@@ -196,6 +196,36 @@ def told_runs(exam, runs, score):
 
 # %% ../../nbs/library/report_asked.ipynb #n25b50b1
 @patch
+def show_trust(self: SeveralLabels, exam, model, check, outputs): return show_label_confidence(exam, outputs)
+
+@patch
+def show_choice(self: SeveralLabels, exam, model, check, outputs, trusted):
+    table = show_thresholds(exam, outputs, model.thresholds_, len(check[0]))
+    return dict(thresholds=dict(table=table, fitted=dict(zip(self.classes.tolist(), model.thresholds_.tolist()))))
+
+@patch
+def show_parts(self: SeveralLabels, exam, model, outputs):
+    return without_gaps(show_labels(exam, outputs, model.thresholds_))
+@patch
+def show_taken(self: SeveralLabels, exam, model, outputs): show_missed(exam, self.answers(model, outputs))
+@patch
+def mistakes(self: SeveralLabels, exam, model, outputs): return set_mistakes(exam, outputs, model.thresholds_)
+@patch
+def title(self: SeveralLabels, row): return f"{row.worst.replace(' ', chr(10), 1)} {row.confidence:.2f}"
+@patch
+def show_balance(self: SeveralLabels, frame): show_counts(every(frame))
+@patch
+def sample(self: SeveralLabels, frame): return pd.Series(told_sets(frame), frame.index)
+@patch
+def kinds_of(self: SeveralLabels, frame):
+    alone = every(frame)
+    return {label: alone.index[alone == label] for label in alone.value_counts().index[:12]}
+@patch
+def recorded(self: SeveralLabels, trusted): return dict(calibration=trusted)
+@patch
+def wary(self: SeveralLabels, trusted): return {}
+
+@patch
 def findings(self: SeveralLabels, drawn, whole, leak, seed, more=()):
     "As that of classes; copies are compared by their whole sets, and rows without any label counted."
     none = Finding("labels in doubt: not judged of several labels at once", 0, 0)
