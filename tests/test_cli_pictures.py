@@ -1,4 +1,5 @@
 """The command line over pictures: what is taken for pictures, and that every way in gives the same answer."""
+import io
 import json
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ from finetune_book.cli import main
 from finetune_book.commands import fitting, sources
 from finetune_book.commands import train as command
 from commands import outside
+from marked_pictures import marked_pictures
 
 @pytest.fixture
 def belt(tmp_path):
@@ -45,7 +47,7 @@ def test_what_holds_pictures(tmp_path, belt):
 
 @pytest.mark.parametrize("more, says", [
     (["--data", "both.csv"], "say which one to learn from"), (["--data", "empty"], "neither a table nor folders of pictures"), (["--data", "digits", "--path", "a", "--text", "b"], "not both"),
-    (["--data", "digits", "--max-length", "9"], "--max-length is for texts"), (["--data", "digits", "--regression"], "--regression is for texts"), (["--data", "digits", "--text", "a"], "--text is for texts"),
+    (["--data", "digits", "--max-length", "9"], "--max-length is for texts"), (["--data", "surface_defects", "--regression"], "not a finite number"), (["--data", "digits", "--text", "a"], "--text is for texts"),
     (["--data", "clinic_notes", "--size", "32"], "--size is for pictures"), (["--data", "clinic_notes", "--freeze-norm"], "--freeze-norm is for pictures"),
     (["--data", "clinic_notes", "--skip-bad"], "--skip-bad is for pictures"), (["--data", "clinic_notes", "--augment", "flip"], "--augment is for pictures"),
     (["--data", "digits", "--augment", "spin"], "spin"), (["--data", "digits", "--size", "2"], "size=2"), (["--data", "digits", "--epochs", "0"], "epochs=0"), (["--data", "digits", "--lr", "-1"], "lr=-1"),
@@ -137,3 +139,50 @@ def saved_pictures(tiny_picture_base, tmp_path_factory):
     from finetune_book import ImageClassifier
     x = np.random.default_rng(0).integers(0, 255, (4, 8, 8, 3)).astype(np.uint8)
     return str(ImageClassifier(tiny_picture_base, tune="head", epochs=1, verbose=0).fit(x, ["a", "b", "a", "b"]).save(tmp_path_factory.mktemp("pictures") / "m"))
+
+
+@pytest.fixture
+def marked(tmp_path):
+    marked_pictures(tmp_path, 60)
+    return tmp_path / "table.csv"
+
+
+def answers(capsys, *args):
+    "The CSV that `predict` prints, as a frame."
+    assert main(["predict", *map(str, args)]) == 0
+    return pd.read_csv(io.StringIO(capsys.readouterr().out), keep_default_na=False)
+
+
+def test_several_labels_of_pictures_from_a_table_to_answers(marked, quick, tmp_path, capsys):
+    args = ["--data", str(marked), "--labels-by", ";", "--group", "roll", "--validation", ".3", *quick, "--size", "16"]
+    assert main(["train", *args, "--tune", "full", "--epochs", "20", "-o", str(tmp_path / "m")]) == 0
+    err = capsys.readouterr().err
+    assert err.startswith("micro F1 on the rows held back: ") and "always " in err
+    said = answers(capsys, "-m", tmp_path / "m", "--data", marked, "--labels-by", "+")
+    assert list(said.columns) == ["path", "prediction", "probability"] and len(said) == 60
+    assert set("+".join(said.prediction).split("+")) <= {"left", "right", "top", ""}
+    truth = pd.read_csv(marked, keep_default_na=False).label.str.split(";").map(set)
+    assert np.mean([set(p.split("+")) == t for p, t in zip(said.prediction, truth)]) > .3      # of 8 sets
+    assert main(["train", "--data", str(marked), "--labels-by", "|", "-q", "-o", str(tmp_path / "n")]) == 2 and "stands in no cell" in capsys.readouterr().err
+
+
+def test_a_number_of_pictures_from_a_table_to_answers(marked, quick, tmp_path, capsys):
+    args = ["train", "--data", str(marked), "--label", "shade", "--regression", "--group", "roll", "--validation", ".3", *quick]
+    assert main([*args, "--tune", "full", "--epochs", "30", "-o", str(tmp_path / "m")]) == 0
+    err = capsys.readouterr().err
+    score, floor = float(re.search(r"held back: (\S+)", err)[1]), float(re.search(r"the mean: (\S+)", err)[1])
+    assert err.startswith("mean squared error on the rows held back: ") and score < floor
+    said = answers(capsys, "-m", tmp_path / "m", "--data", marked)
+    assert list(said.columns) == ["path", "prediction"] and said.prediction.dtype == float and said.prediction.between(-50, 150).all()
+    for more, says in ((["--label", "label"], "no label"), (["--label", "roll"], "not a finite number"), (["--augment", "mixup"], "mix classes"), (["--labels-by", ";"], "give one of the two")):
+        assert main([*args, *more, "-o", str(tmp_path / "n")]) == 2
+        assert says in capsys.readouterr().err and not (tmp_path / "n").exists()
+
+
+def test_groups_in_a_folder_of_tables(marked, tmp_path):
+    table = pd.read_csv(marked, keep_default_na=False)
+    (tmp_path / "split").mkdir()
+    for name, part in (("train", table[:48]), ("test", table[48:])):
+        part.assign(path=[str(tmp_path / p) for p in part.path]).to_csv(tmp_path / "split" / f"{name}.csv", index=False)
+    parts = sources.read_parts(str(tmp_path / "split"), True, "path", "shade", "roll", "number")
+    assert {name: frame.group.nunique() for name, (_, frame) in parts.items()} == {"train": 24, "test": 6}

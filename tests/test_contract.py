@@ -11,10 +11,11 @@ import torch
 
 import nudge  # noqa: F401  registers itself: adding a method is adding a file
 from examples import LABELS, TEXTS, pictures
-from finetune_book import ImageClassifier, TextClassifier, TextRegressor
+from finetune_book import ImageClassifier, ImageRegressor, TextClassifier, TextRegressor
 from finetune_book.adapt import METHODS, as_method
 from finetune_book.adapt.freeze import weights_hash
 from finetune_book.tasks.classify import Classify
+from finetune_book.tasks.heads import head_of
 from finetune_book.tasks.labels import Labels, kind_of
 from finetune_book.tasks.regress import Regress
 from finetune_book.text.rows import TextRows
@@ -28,6 +29,7 @@ CASES = {                                   # name → estimator, examples, targ
     "texts into classes": (TextClassifier, TEXTS, np.array(LABELS)),
     "texts to a number": (TextRegressor, TEXTS, NUMBERS),
     "pictures into classes": (ImageClassifier, X, Y),
+    "pictures to a number": (ImageRegressor, X, np.where(Y == "lit", 3., -1.)),
     "texts to several labels": (TextClassifier, TEXTS, [[label, "long"] if " " in text else [label] for text, label in zip(TEXTS, LABELS)]),
     "pictures to several labels": (ImageClassifier, X, np.stack([Y == "lit", np.arange(12) % 3 == 0], 1).astype(int)),
 }
@@ -39,7 +41,7 @@ def settings(tiny_base, tiny_picture_base):
     "Small settings by case; nothing is drawn but what the seed decides."
     text = dict(base=tiny_base, epochs=3, lr=.02, batch_size=6, max_length=16, verbose=0, device="cpu")
     picture = dict(base=tiny_picture_base, epochs=3, lr=.02, batch_size=6, augment="crop", verbose=0, device="cpu")
-    return {case: picture if kind is ImageClassifier else text for case, (kind, *_) in CASES.items()}
+    return {case: picture if kind in (ImageClassifier, ImageRegressor) else text for case, (kind, *_) in CASES.items()}
 
 
 @pytest.fixture
@@ -98,7 +100,9 @@ def test_what_should_moves_and_nothing_else_bit_for_bit(make, case, tune, monkey
     est = fit(make(case, tune, callbacks=[flags]), case)
     changed = {n for n, p in seen.model.named_parameters() if not torch.equal(p, seen.before[n])}
     allowed = {n for n, p in seen.model.named_parameters() if id(p) in flags.moved}
-    if isinstance(est, TextRegressor): allowed |= {n for n in changed if n.startswith("classifier")}       # `finish` scales the head
+    if isinstance(est, (TextRegressor, ImageRegressor)):                               # `finish` scales the head
+        head = {id(p) for p in head_of(seen.model).parameters()}
+        allowed |= {n for n, p in seen.model.named_parameters() if id(p) in head}
     assert changed and changed <= allowed
 
 

@@ -11,7 +11,7 @@ from sklearn.base import clone
 from sklearn.utils.class_weight import compute_class_weight
 
 from examples import LABELS, TEXTS, everything, pictures
-from finetune_book import ImageClassifier, TextClassifier, TextRegressor
+from finetune_book import ImageClassifier, ImageRegressor, TextClassifier, TextRegressor
 from finetune_book.adapt.freeze import TopK
 from finetune_book.checks import InputError
 from finetune_book.commands import predict
@@ -21,6 +21,7 @@ from finetune_book.vision.augment import Augment
 X, Y = pictures(12)
 NUMBERS = np.array([7, 8, 9] * 4)
 BALANCED = dict(zip(np.unique(NUMBERS), compute_class_weight("balanced", classes=np.unique(NUMBERS), y=NUMBERS)))
+PICTURED = ImageClassifier, ImageRegressor
 WAYS = {                                     # name → estimator, settings, targets
     "words": (TextClassifier, {}, LABELS),
     "a head": (TextClassifier, dict(tune="head"), LABELS),
@@ -46,6 +47,8 @@ WAYS = {                                     # name → estimator, settings, tar
     "pictures, augmented by an object": (ImageClassifier, dict(augment=Augment(crop=1, flip=False, mixup=.4), class_weight={1: 2.}), np.array([0, 1] * 6)),
     "pictures, by words": (ImageClassifier, dict(augment="crop+flip", size=np.int64(12), freeze_norm=np.bool_(True), tune=TopK(2)), list(Y)),
     "pictures, another network": (ImageClassifier, dict(base="hugging face"), list(Y)),
+    "a number of pictures": (ImageRegressor, {}, np.linspace(-3, 900, 12)),
+    "a number of pictures, another network": (ImageRegressor, dict(base="hugging face", tune="head", augment="none"), pd.Series(NUMBERS, dtype="Int64")),
 }
 
 
@@ -77,9 +80,9 @@ def asked(tiny_base, tiny_picture_base, tmp_path_factory):
     small = dict(epochs=1, lr=5e-3, batch_size=6, verbose=0, device="cpu")
     def ask(way):
         kind, settings, y = WAYS[way]
-        usual = dict(base=tiny_picture_base, augment="crop") if kind is ImageClassifier else dict(base=tiny_base, max_length=16)
+        usual = dict(base=tiny_picture_base, augment="crop") if kind in PICTURED else dict(base=tiny_base, max_length=16)
         chosen = {**small, **usual, **settings}
-        return kind(**chosen | dict(base=bases.get(chosen["base"], chosen["base"]))), X if kind is ImageClassifier else TEXTS, y
+        return kind(**chosen | dict(base=bases.get(chosen["base"], chosen["base"]))), X if kind in PICTURED else TEXTS, y
     return ask
 
 
@@ -244,16 +247,16 @@ def test_settings_that_are_not_whole(text, tmp_path, content):
 
 # --- the card --------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("way", ["words", "a number", "pictures", "pictures, another network"])
+@pytest.mark.parametrize("way", ["words", "a number", "pictures", "pictures, another network", "a number of pictures"])
 def test_a_card_says_what_is_true(asked, tmp_path, way, monkeypatch, capsys):
     import transformers
     est, data, y = asked(way)
     folder = est.fit(data, y).save(tmp_path / "model")
     card = (folder / "README.md").read_text(encoding="utf-8")
-    auto = transformers.AutoModelForImageClassification if isinstance(est, ImageClassifier) else transformers.AutoModelForSequenceClassification
+    auto = transformers.AutoModelForImageClassification if isinstance(est, PICTURED) else transformers.AutoModelForSequenceClassification
     try: auto.from_pretrained(folder); opens = True
     except Exception: opens = False
-    assert ("library_name: transformers" in card) == opens == (way != "pictures")
+    assert ("library_name: transformers" in card) == opens == (way not in ("pictures", "a number of pictures"))
     assert "base_model" not in card and "val_" not in card and "No validation set" in card and f"{len(data)} examples" in card
     monkeypatch.chdir(folder)
     code = card.partition("~~~python\n")[2].partition("~~~")[0]

@@ -62,8 +62,8 @@ def parts_to_train(parts, pictures, numeric, validation, seed, skip_bad):
 def estimator_for(pictures, regression):
     "The class of the estimator for this kind of data."
     if pictures:
-        from finetune_book.vision.classifier import ImageClassifier
-        return ImageClassifier
+        from finetune_book.vision.classifier import ImageClassifier, ImageRegressor
+        return ImageRegressor if regression else ImageClassifier
     from finetune_book.text.classifier import TextClassifier, TextRegressor
     return TextRegressor if regression else TextClassifier
 

@@ -108,7 +108,7 @@ def report(
 
 # %% ../../nbs/library/commands_reports.ipynb #na9c99c7
 NewPath = Annotated[Path, typer.Argument(metavar="NOTEBOOK", help="The notebook to write, such as my_report.ipynb.")]
-Kind = Annotated[str, typer.Option(help="Which kind of report: text.")]
+Kind = Annotated[str, typer.Option(help="Which kind of report: text or image.")]
 
 # %% ../../nbs/library/commands_reports.ipynb #nd04ba26
 def new(path: NewPath, kind: Kind = "text", quiet: Quiet = False):
@@ -117,6 +117,7 @@ def new(path: NewPath, kind: Kind = "text", quiet: Quiet = False):
     \b
     finetune-book new my_report.ipynb
     finetune-book report my_report.ipynb -p data=notes.csv
+    finetune-book new --kind image belts.ipynb
     """
     import shlex
     from finetune_book.report.own import new_report

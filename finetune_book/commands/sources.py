@@ -45,7 +45,7 @@ def holds_pictures(data, text=None, path=None):
     return columns == {"path"}
 
 # %% ../../nbs/library/commands_sources.ipynb #c046
-TEXT_OPTIONS = ("text", "max_length", "regression")
+TEXT_OPTIONS = ("text", "max_length")
 PICTURE_OPTIONS = ("path", "size", "augment", "freeze_norm", "skip_bad")
 
 # %% ../../nbs/library/commands_sources.ipynb #n3f42ee7
@@ -61,16 +61,10 @@ def given(options, pictures):
     return found
 
 # %% ../../nbs/library/commands_sources.ipynb #c052
-def picture_parts(data, column, label, group):
+def picture_parts(data, column, label, group, target_type):
     "`read_parts` of pictures; only a table of pictures has a column `group`."
-    from finetune_book.checks import InputError
     from finetune_book.data.picture_tables import read_picture_source
-    from finetune_book.data.tables import as_labels, find_source, load_frame, pick_column
-    parts = read_picture_source(data, column, label)
-    table = None if not group or data in PICTURE_SETS else find_source(data)
-    if group and (table is None or table.is_dir()):
-        raise InputError(f"--group {group}: only a table of pictures has such a column")
-    if group: parts["all"][1]["group"] = as_labels(pick_column(load_frame(table), group, data), data, group)
+    parts = read_picture_source(data, group=group, target_type=target_type, path=column, label=label)
     return {name: (list(X), frame) for name, (X, frame) in parts.items()}
 
 # %% ../../nbs/library/commands_sources.ipynb #n7484d83
@@ -83,7 +77,7 @@ def read_parts(data, pictures, column, label, group=None, target_type=None, labe
     pictures : bool, whether it holds pictures
     column, label : str, the columns of the texts or paths, and of the labels
     group : str or None, column of the unit that repeats; for pictures only in a table
-    target_type : of texts None for classes, "number" for numbers
+    target_type : None for classes, "number" for numbers
     labels_by : str or None, what stands between the labels of a cell that holds several
 
     Returns
@@ -94,7 +88,7 @@ def read_parts(data, pictures, column, label, group=None, target_type=None, labe
     from finetune_book.data.label_cells import with_sets
     from finetune_book.data.tables import read_splits
     if labels_by is not None: target_type = "labels"
-    if pictures: parts = picture_parts(data, column, label, group)
+    if pictures: parts = picture_parts(data, column, label, group, target_type)
     else:
         frames = read_splits(data, text=column, label=label, group=group, target_type=target_type)
         parts = {name: (list(frame["text"]), frame) for name, frame in frames.items()}

@@ -37,7 +37,7 @@ Group = Annotated[str | None, typer.Option(help="Column of the unit that repeats
                                                 "its rows stay together.")]
 LabelsBy = Annotated[str | None, typer.Option(help="What stands between the labels of a cell that holds several, "
                                                    "such as ;")]
-Regression = Annotated[bool, typer.Option("--regression", help="Texts: the label is a number to predict.")]
+Regression = Annotated[bool, typer.Option("--regression", help="The label is a number to predict.")]
 
 # %% ../../nbs/library/commands_train.ipynb #n127dee8
 TUNE_HELP = f"{tune_help()}; if not given full for texts, and for pictures head or full, whichever does better."
@@ -93,6 +93,7 @@ def train(
     finetune-book train --data notes.csv --label findings --labels-by ";"
     finetune-book train --data pictures/ --augment crop+flip --skip-bad --out model/
     finetune-book train --data scans.csv --path file --label finding --group patient
+    finetune-book train --data faces.csv --path file --label age --regression
     """
     pictures = holds_pictures(data, text, path)
     model = make_model(pictures, given(ctx.params, pictures))

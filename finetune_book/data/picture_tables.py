@@ -17,11 +17,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..checks import InputError, listed, shorten
+from ..checks import InputError, check_choice, listed, shorten
 from .images import open_header, orientation
 from .sets import surface_defects
-from .tables import (SPLIT_NAMES, as_labels, as_texts, check_table, find_source, load_frame,
-                                       pick_column, read_image_folder, refuse_rows, split_files, table_suffix, visible)
+from .tables import (SPLIT_NAMES, as_labels, as_texts, check_table, describe_label, find_source,
+                                       load_frame, pick_column, read_image_folder, refuse_rows, split_files,
+                                       table_suffix, visible)
 
 # %% ../../nbs/library/picture_tables.ipynb #c070
 def refuse_outside(paths, root):
@@ -48,13 +49,14 @@ def listed_paths(raw, path, name, base):
     refuse_rows(full, lost, f"{name}: no such picture (such as {missing})", "paths count from the table's folder")
     return full
 
-def listed_pictures(source, path="path", label="label"):
-    "A table of path and label, from a table file or a frame, as `read_picture_table` returns it."
+def listed_pictures(source, path="path", label="label", group=None, target_type=None):
+    "A table of path and what else was asked for, from a table file or a frame, as `read_picture_splits` returns it."
     frame = isinstance(source, pd.DataFrame)
     raw, name, base = (source, "the data frame", None) if frame else (load_frame(source), source, Path(source).parent)
     if not len(raw): raise InputError(f"{name}: a header and no rows; it needs one line for each picture")
     out = {"path": pd.Series(listed_paths(raw, path, name, base), dtype="str")}
-    if label is not None: out["label"] = as_labels(pick_column(raw, label, name), name, label)
+    if label is not None: out["label"] = as_labels(pick_column(raw, label, name), name, label, target_type)
+    if group is not None: out["group"] = as_labels(pick_column(raw, group, name), name, group)
     return pd.DataFrame(out)
 
 # %% ../../nbs/library/picture_tables.ipynb #c073
@@ -73,28 +75,29 @@ def file_codes(paths):
     return pd.factorize(pd.Series([key(row, p) for row, p in enumerate(paths)], dtype=object))[0]
 
 # %% ../../nbs/library/picture_tables.ipynb #n5cdc501
-def refuse_two_classes(codes, labels, names):
-    """Refuse one picture under two classes.
+def refuse_two_classes(codes, labels, names, what="classes", remedy="keep the right one"):
+    """Refuse one picture under two classes, two numbers or two sets of labels.
 
     Parameters
     ----------
     codes : (n,) int, equal for equal pictures: `file_codes` of paths or `picture_codes` of pixels
-    labels : (n,) class names
+    labels : n class names, numbers or cells of labels
     names : (n,) what to call each picture
+    what, remedy : str, what the labels are, and what to do
 
     Raises
     ------
     InputError naming two of the pictures and counting such pictures.
     """
-    df = pd.DataFrame({"code": codes, "label": np.asarray(labels).astype(str), "name": [str(n) for n in names]})
+    df = pd.DataFrame({"code": codes, "label": [str(v) for v in labels], "name": [str(n) for n in names]})
     torn = df[df.groupby("code")["label"].transform("nunique") > 1]
     if torn.empty: return
     first = torn[torn.code == torn.code.iloc[0]].drop_duplicates("label")
     a, b = first.iloc[0], first.iloc[1]
     more = torn.code.nunique() - 1
-    also = f"; and {more:,} more pictures have two classes" if more else ""
+    also = f"; and {more:,} more pictures have two {what}" if more else ""
     pair = f"{a['name']} ({a.label!r}) and {b['name']} ({b.label!r})"
-    raise InputError(f"the same picture under two classes: {pair}{also}; keep the right one")
+    raise InputError(f"the same picture under two {what}: {pair}{also}; {remedy}")
 
 # %% ../../nbs/library/picture_tables.ipynb #c077
 def split_folders(folder):
@@ -124,23 +127,36 @@ def has_tables(folder):
     return any(p.is_file() and table_suffix(p) and splits_train(p) for p in visible(folder))
 
 # %% ../../nbs/library/picture_tables.ipynb #c078
-def folder_pictures(folder, root=None):
-    "The table of a folder of class folders; links must not leave `root`."
+def folder_pictures(folder, root, target_type=None):
+    "The table of a folder of class folders, whose names are the labels; links must not leave `root`."
     table = read_image_folder(folder, allow_empty=True)      # an empty file is named, or skipped, when it is read
     links = [p for p in table.path if os.path.islink(p) or os.path.islink(os.path.dirname(p))]
-    refuse_outside(links, root or folder)
-    return table
+    refuse_outside(links, root)
+    return table.assign(label=as_labels(table.label.tolist(), folder, "label", target_type))
 
-def split_tables(source, path, label):
+def split_tables(source, group=None, target_type=None, **columns):
     "The tables of `read_picture_splits`, before anything is checked across them."
     found = source if isinstance(source, pd.DataFrame) else find_source(source)
-    if isinstance(found, pd.DataFrame) or not found.is_dir(): return {"all": listed_pictures(found, path, label)}
-    if has_tables(found): return {s: listed_pictures(f, path, label) for s, f in split_files(found).items()}
-    splits = split_folders(found)
-    return {s: folder_pictures(f, found) for s, f in splits.items()} or {"all": folder_pictures(found)}
+    asked = dict(group=group, target_type=target_type, **columns)
+    if isinstance(found, pd.DataFrame) or not found.is_dir(): return {"all": listed_pictures(found, **asked)}
+    if has_tables(found): return {s: listed_pictures(f, **asked) for s, f in split_files(found).items()}
+    if group is not None: raise InputError(f"group={group!r}: {found} is a folder; only a table of pictures has such a column")
+    folders = split_folders(found) or {"all": found}
+    return {s: folder_pictures(f, found, target_type) for s, f in folders.items()}
 
 # %% ../../nbs/library/picture_tables.ipynb #n5a605c8
-def read_picture_splits(source, path="path", label="label"):
+TARGETS = {"class": ("classes", "keep the right one"), "number": ("numbers", "keep the right one, or their mean"),
+           "labels": ("sets of labels", "write all its labels in one cell")}
+
+def check_picture_tables(tables, target_type):
+    "InputError for tables that nothing could be learned from, or one picture under two labels."
+    part = [tables.get("all", tables.get("train"))] if target_type == "number" else tables.values()
+    for table in part if target_type != "labels" else (): check_table(table, min_rows_per_class=1)
+    whole = pd.concat(tables.values())
+    refuse_two_classes(file_codes(whole.path), whole.label, whole.path, *TARGETS[target_type or "class"])
+
+# %% ../../nbs/library/picture_tables.ipynb #n3fd9431
+def read_picture_splits(source, path="path", label="label", group=None, target_type=None):
     """Paths and labels of all parts of a set of pictures. No picture is decoded.
 
     Parameters
@@ -148,31 +164,32 @@ def read_picture_splits(source, path="path", label="label"):
     source : str or Path of a folder with one folder per class; of a folder with train/, validation/ (or val/), test/
         above the classes; of a table file with columns path and label (.csv, .tsv, .jsonl, .parquet, .xlsx), or a
         folder with train.csv, …; of a .zip of any of these; `hf:owner/name`; or a DataFrame
-    path, label : str, names of the columns; label=None reads no labels from a table
+    path, label, group : str, names of the columns; label=None reads no labels from a table, group=None no groups
+    target_type : None for classes, "number" for a number, "labels" for cells of several labels, as they are; the names
+        of class folders are then numbers or cells
 
     Returns
     -------
-    dict of str to DataFrame with columns path (str) and label (str): {"all": …}, or keys among train, validation, test
+    dict of str to DataFrame with columns path (str), label (str, float64 for "number") and, if asked for, group (str):
+    {"all": …}, or keys among train, validation, test
 
     Raises
     ------
     InputError, one line, for a class without pictures, a single class, other files among them, a path that leaves the
-    folder, and one file (byte for byte) under two classes.
+    folder, a group of pictures that no table lists, and one file (byte for byte) under two labels.
     """
-    tables = split_tables(source, path, label)
-    if label is None: return tables
-    for table in tables.values(): check_table(table, min_rows_per_class=1)
-    whole = pd.concat(tables.values())
-    refuse_two_classes(file_codes(whole.path), whole.label, whole.path)
+    if target_type is not None: check_choice("target_type", target_type, TARGETS)
+    tables = split_tables(source, group, target_type, path=path, label=label)
+    if label is not None: check_picture_tables(tables, target_type)
     return tables
 
 # %% ../../nbs/library/picture_tables.ipynb #c080
-def read_picture_table(source, path="path", label="label"):
+def read_picture_table(source, **columns):
     """One table of a set of pictures: all of it, or its training part.
 
-    Arguments and errors as in `read_picture_splits`.
+    Arguments (`path`, `label`, …) and errors as in `read_picture_splits`.
     """
-    tables = read_picture_splits(source, path, label)
+    tables = read_picture_splits(source, **columns)
     return tables.get("all", tables.get("train"))
 
 # %% ../../nbs/library/picture_tables.ipynb #c085
@@ -190,8 +207,25 @@ def digits():
     return np.floor(found.images * 255 / 16 + .5).astype(np.uint8), found.target.astype(str)
 
 # %% ../../nbs/library/picture_tables.ipynb #c087
-def read_picture_source(source, path="path", label="label"):
+CARRIED_PICTURES = dict(
+    digits=lambda: {"all": digits()},
+    surface_defects=lambda: {s: surface_defects.load(s) for s in ("train", "validation", "test")})
+
+def carried_pictures(name, target_type):
+    "A carried set of `read_picture_source`; its own labels and groups."
+    def table_of(found):
+        table = found.rename(columns={"session": "group"}) if isinstance(found, pd.DataFrame) else dict(label=found)
+        labels = as_labels(list(table["label"]), name, "label", target_type)
+        return pd.DataFrame(table).assign(label=labels)
+    return {s: (pictures, table_of(found)) for s, (pictures, found) in CARRIED_PICTURES[name]().items()}
+
+# %% ../../nbs/library/picture_tables.ipynb #n9a25589
+def read_picture_source(source, group=None, target_type=None, **columns):
     """Pictures and labels of any source by one name: "digits", "surface_defects", or what `read_picture_splits` takes.
+
+    Parameters
+    ----------
+    source, group, target_type : as there; columns : its path and label
 
     Returns
     -------
@@ -199,14 +233,11 @@ def read_picture_source(source, path="path", label="label"):
     table is a DataFrame of n rows with column label, and group where pictures belong together.
     Keys: "all", or among train, validation, test.
     """
-    if isinstance(source, str) and source == "digits":
-        pictures, labels = digits()
-        return {"all": (pictures, pd.DataFrame({"label": pd.Series(labels, dtype="str")}))}
-    if isinstance(source, str) and source == "surface_defects":
-        loaded = {s: surface_defects.load(s) for s in ("train", "validation", "test")}
-        return {s: (pictures, table.rename(columns={"session": "group"})) for s, (pictures, table) in loaded.items()}
-    tables = read_picture_splits(source, path, label)
-    return {s: (table.path.tolist(), table.drop(columns="path")) for s, table in tables.items()}
+    if not isinstance(source, str) or source not in CARRIED_PICTURES:
+        tables = read_picture_splits(source, group=group, target_type=target_type, **columns)
+        return {s: (table.path.tolist(), table.drop(columns="path")) for s, table in tables.items()}
+    if group is None: return carried_pictures(source, target_type)
+    raise InputError(f"group={group!r}: {source} is carried; only a table of pictures has such a column")
 
 # %% ../../nbs/library/picture_tables.ipynb #c089
 def sides_of(picture):
@@ -223,19 +254,18 @@ def describe_pictures(X, table):
 
     Parameters
     ----------
-    X : n paths or arrays (h, w, 3); table : DataFrame of n rows with column label, perhaps group
+    X : n paths or arrays (h, w, 3); table : DataFrame of n rows, perhaps with columns label and group
 
     Returns
     -------
-    dict: rows, classes, groups (where there are), smallest and largest (by area, "width x height" in pixels), per_class
-        (label to rows, most frequent first)
+    dict: rows; with labels, classes and per_class (label to rows, most frequent first); with targets that are numbers,
+        target; groups (where there are); smallest and largest (by area, "width x height" in pixels)
     """
     sides = sorted((sides_of(p) for p in X), key=math.prod)
-    counts = table["label"].value_counts()
+    labels = describe_label(table["label"]) if "label" in table else {}
     groups = dict(groups=int(table["group"].nunique())) if "group" in table else {}
     smallest, largest = ("{} x {}".format(*pair) for pair in (sides[0], sides[-1]))
-    per_class = {str(k): int(v) for k, v in counts.items()}
-    return dict(rows=len(table), classes=len(counts), **groups, smallest=smallest, largest=largest, per_class=per_class)
+    return dict(rows=len(table), **labels, **groups, smallest=smallest, largest=largest)
 
 # %% ../../nbs/library/picture_tables.ipynb #c093
 def receive(answer, part, have):

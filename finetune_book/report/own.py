@@ -31,7 +31,7 @@ def own_place(path):
 
 # %% ../../nbs/9_reports/94_own.ipynb #n130e1f7
 def kinds():
-    "Kinds of reports that `new_report` can write: text, …"
+    "Kinds of reports that `new_report` can write: image, text, …"
     return [p.stem.removeprefix(OWN) for p in sorted(template_folder().glob(f"{OWN}*.ipynb"))]
 
 def new_report(path, kind="text"):

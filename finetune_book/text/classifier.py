@@ -6,11 +6,8 @@
 __all__ = ['TextClassifier', 'TextRegressor']
 
 # %% ../../nbs/5_training/54_text_classifier.ipynb #c002
-from sklearn.base import RegressorMixin
-
 from ..checks import InputError
-from ..finetuner import Classifying, FineTuner, refuse_thresholds, store
-from ..tasks.regress import Regress
+from ..finetuner import Classifying, FineTuner, Regressing, store
 from .rows import TextRows
 
 # %% ../../nbs/5_training/54_text_classifier.ipynb #c021
@@ -88,13 +85,9 @@ class TextClassifier(Classifying, TextTuner):
     """
 
 # %% ../../nbs/5_training/54_text_classifier.ipynb #nb0be21a
-class TextRegressor(RegressorMixin, TextTuner):
+class TextRegressor(Regressing, TextTuner):
     """Fine-tune a pretrained text model to predict a number; a scikit-learn regressor trained on the squared error.
 
     Parameters and attributes are those of `TextClassifier`, without classes; `label_smoothing` and `class_weight` must
     keep their defaults, as must `thresholds`. Targets and predictions are in the same units.
     """
-    def _task(self, kind=None):
-        refuse_thresholds(self.thresholds, "a regressor answers with a number")
-        if not self.label_smoothing and self.class_weight is None: return Regress()
-        raise InputError("label_smoothing and class_weight belong to classes; a regressor has none")

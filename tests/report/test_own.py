@@ -1,4 +1,6 @@
 """A report of one's own: written once, never over something else, and it is a report like any other."""
+import json
+
 import pytest
 
 from finetune_book.checks import InputError
@@ -6,6 +8,7 @@ from finetune_book.cli import main
 from finetune_book.report.own import kinds, new_report
 from finetune_book.report.params import parameters_of
 from finetune_book.report.template import read_template, template_folder, templates
+from marked_pictures import marked_pictures
 
 
 @pytest.mark.parametrize("kind", kinds())
@@ -30,6 +33,25 @@ def test_what_is_there_stays(tmp_path):
     for name, says in (("plan", "call it plan.ipynb"), ("no/x.ipynb", "there is no folder"), ("x.ipynb/y.ipynb", "there is no folder")):
         with pytest.raises(InputError, match=says): new_report(tmp_path / name)
     with pytest.raises(InputError, match="kind=\"?'?sound"): new_report(tmp_path / "z.ipynb", "sound")
+    assert kinds() == ["image", "text"]
+
+
+def test_a_report_on_pictures_runs_as_it_is_and_holds(tmp_path, capsys, monkeypatch):
+    "new → report → verify; here on small pictures."
+    monkeypatch.chdir(tmp_path)
+    table = marked_pictures(tmp_path, 80)
+    table.assign(side=[label.split(";")[0] or "none" for label in table.label]).to_csv("belts.csv", index=False)
+    assert main(["new", "--kind", "sound", "x.ipynb"]) == 2
+    shown = capsys.readouterr()
+    assert len(shown.err.splitlines()) == 1 and "must be one of image, text" in shown.err and not (tmp_path / "x.ipynb").exists()
+    assert main(["new", "--kind", "image", "my_belts.ipynb"]) == 0
+    values = dict(data="belts.csv", label="side", group="roll", base="scratch", size=16, epochs=1)
+    assert main(["report", "my_belts.ipynb", "-q", "--out", "out", *(word for pair in values.items() for word in ("-p", "=".join(map(str, pair))))]) == 0
+    m, page = json.loads((tmp_path / "out/my_belts.json").read_text())["metrics"], (tmp_path / "out/my_belts.html").read_text()
+    assert list(m["ladder"]) == ["majority", "pixels + logistic regression", "fine-tuned"] and m["answer"]["stands"] in ("better", "worse", "no clear difference")
+    assert "Which of 4 classes do pictures belong to?" in page and "no roll on two sides" in page and "<h1" in page and "My belts" in page
+    capsys.readouterr()
+    assert main(["verify", "my_belts", "--out", "out", "-q"]) == 0
 
 
 def test_the_command(tmp_path, capsys, monkeypatch):

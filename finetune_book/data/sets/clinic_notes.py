@@ -692,6 +692,9 @@ Rebuild: `python -m finetune_book.data.sets.clinic_notes --out data/clinic_notes
 Columns: `patient` (number without meaning), `text`, `label` (the condition now), `days` (how long the complaint has
 lasted; a regression target). `unlabelled.csv` has `patient` and `text` only. UTF-8, `\\n` line ends.
 
+Suits: group=patient
+Notes of one patient stay on one side of every split.
+
 """
 
 # %% ../../../nbs/library/clinic_notes.ipynb #nafaf346
