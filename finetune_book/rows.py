@@ -33,7 +33,7 @@ class Rows(ABC):
     example : str, lines of Python for the model card, the last an expression that gives one example in a list
     """
     rows_at_once, example = 64, "[]"
-    steps, least_epochs, most_epochs = 100, 2, 50
+    steps, least_epochs, most_epochs = 100, 3, 50
 
     @classmethod
     @abstractmethod
