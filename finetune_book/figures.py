@@ -56,6 +56,17 @@ def on_page(figure):
     figure.set_dpi(96 * DENSE)
     return DENSE
 
+# %% ../nbs/library/figures.ipynb #n0fca62e
+LAB = "FINETUNE_BOOK_LAB"       # set by `make lab`
+
+def picture_html(figure, alt):
+    "A figure as an HTML picture that carries its words."
+    from base64 import b64encode
+    from io import BytesIO
+    png = BytesIO()
+    figure.savefig(png, format="png", bbox_inches="tight")
+    return f"<img alt='{html.escape(alt)}' src='data:image/png;base64,{b64encode(png.getvalue()).decode()}'>"
+
 # %% ../nbs/library/figures.ipynb #c006
 def show(figure, alt):
     """Display a matplotlib figure with its alternative text, then close it.
@@ -71,13 +82,14 @@ def show(figure, alt):
     ValueError if `alt` is empty.
     """
     if not str(alt).strip(): raise ValueError("alt='': say in words what the figure shows")
-    from IPython.display import display
+    from IPython.display import HTML, display
     import matplotlib.pyplot as plt
     figure = getattr(figure, "figure", figure)
     figure.tight_layout()
     said = {"alt": alt}
     if REPORT in os.environ and is_chart(figure): said["chart"] = on_page(figure)
-    display(figure, metadata={"image/png": said})
+    if LAB in os.environ: display(HTML(picture_html(figure, alt)))
+    else: display(figure, metadata={"image/png": said})
     plt.close(figure)
 
 # %% ../nbs/library/figures.ipynb #c012
