@@ -17,8 +17,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 LESSONS, COPY, FIRST = ROOT / "nbs", ROOT / "_lab", "00_map.ipynb"
 LEFT_OUT = {".ipynb_checkpoints", "__pycache__"}
-OPTIONS = [f"--LabApp.default_url=/lab/tree/{FIRST}", "--LabApp.news_url=None",  # neither a prompt nor a request
+OPTIONS = [f"--LabApp.default_url=/lab/tree/{FIRST}", "--LabApp.news_url=None",
            "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly"]
+NEWS = "@jupyterlab/apputils-extension:announcements"      # asks whether one wants news, even where there are none
 MADE = ".made.json"            # what each notebook of the copy said when it was made
 
 
@@ -70,6 +71,14 @@ def changed_by_reader(path, made):
     except (ValueError, KeyError, TypeError): return True
 
 
+def without_prompt(copy):
+    "A folder of Jupyter's settings, beside the reader's own, in which the question about news is left out."
+    settings = copy / ".settings"
+    (settings / "labconfig").mkdir(parents=True, exist_ok=True)
+    (settings / "labconfig/page_config.json").write_text(json.dumps({"disabledExtensions": {NEWS: True}}) + "\n")
+    return str(settings.resolve())
+
+
 def main(argv=None):
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     args.add_argument("--into", type=Path, default=COPY, help="folder of the working copy")
@@ -78,7 +87,8 @@ def main(argv=None):
     if kept: print(f"kept as you left them in {args.into}: {', '.join(kept)}; delete one to get the book's again")
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={args.into.resolve()}", *OPTIONS, *options]
     # The kernel of this environment before one of the same name in the user's home; figures with their words (library/figures).
-    os.environ.update(JUPYTER_PREFER_ENV_PATH="1", FINETUNE_BOOK_LAB="1")
+    path = [without_prompt(args.into), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
+    os.environ.update(JUPYTER_CONFIG_PATH=os.pathsep.join(path), JUPYTER_PREFER_ENV_PATH="1", FINETUNE_BOOK_LAB="1")
     os.chdir(args.into)
     os.execv(sys.executable, command)
 

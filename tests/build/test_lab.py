@@ -188,13 +188,15 @@ def test_the_lab_opens_at_the_start(lab, browser):
     page = browser.new_page(viewport={"width": 1300, "height": 900})
     try:
         opened(page, lab, lab.front())
-        assert page.get_by_text("Start here.", exact=False).first.is_visible()
+        begin = page.locator(".jp-RenderedMarkdown", has_text="Start here.").first
+        begin.wait_for(state="visible", timeout=PATIENCE * 1000)
+        assert begin.bounding_box()["y"] < 600, "on the first screen"
         tab = page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab.lm-mod-current")
         assert "00_map.ipynb" in tab.inner_text() and "jp-mod-dirty" not in tab.get_attribute("class"), "opening is no change"
         kernel = page.locator(".jp-Toolbar-kernelName").inner_text()
         assert kernel == "Python 3 (ipykernel)" and page.locator(".jp-Dialog").count() == 0
         assert page.get_by_text("Jupyter news", exact=False).count() == 0, "no prompt"
-        table = page.locator(".jp-OutputArea-output a[href*='11_losses.ipynb']")
+        table = page.locator(".jp-OutputArea-output a", has_text="11 Cross-entropy")
         assert table.count() == 1, "the table of lessons leads to them"
         table.click()
         page.wait_for_selector(".lm-TabBar-tabLabel:has-text('11_losses.ipynb')", timeout=PATIENCE * 1000)
