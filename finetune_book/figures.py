@@ -8,6 +8,7 @@ __all__ = ['PALETTE', 'show', 'table_html', 'show_table']
 # %% ../nbs/library/figures.ipynb #c002
 import html
 import os
+import re
 
 import numpy as np
 
@@ -125,7 +126,12 @@ def table_html(df, caption=None, index=True):
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f"<table class='data mathjax_ignore'>{title}{body}</table>"
 
+def _words_left(table):
+    "The table with its words on the left; JupyterLab puts every cell on the right, which suits numbers only."
+    return re.sub(r"<td>(?![-+]?[\d.,]+(?:e[-+]?\d+)?%?</td>)", "<td style='text-align: left'>", table)
+
 def show_table(df, caption=None, index=True):
     "Display `table_html(df)` in a notebook; see there for the arguments."
     from IPython.display import HTML, display
-    display(HTML(table_html(df, caption, index)))
+    table = table_html(df, caption, index)
+    display(HTML(_words_left(table) if LAB in os.environ else table))

@@ -147,6 +147,13 @@ def test_a_link_that_leads_nowhere_is_seen():
     assert targets("a [b](c.ipynb#d) ![e](f.png \"g\") `[h](i)` [`j`](k)\n```\n[l](m)\n```\n") == ["c.ipynb#d", "f.png", "k"]
 
 
+def test_what_looks_like_a_citation_is_one(words):
+    for page, text in words.items():
+        said = re.sub(r"`[^`\n]+`", "", FENCED.sub("", text))
+        assert set(re.findall(r"(?<![\w\\./])@(\w[\w-]*)", said)) <= set(WORKS), page
+    assert "In the bibliography: @brocker2007" in words["nbs/3_judging/33_calibration.ipynb"]
+
+
 def test_each_figure_has_its_words(cells):
     silent, figures = [], 0
     for page, found in cells.items():

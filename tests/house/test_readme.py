@@ -39,3 +39,10 @@ def test_links_and_targets_are_there(name):
 def test_the_chinese_one_is_chinese():
     prose = FENCED.sub("", WORDS["README.zh.md"])
     assert len(re.findall(r"[\u4e00-\u9fff]", prose)) > 1500
+
+
+def test_the_home_page_has_the_same_commands():
+    first, *others = FENCED.findall((REPO / "index.qmd").read_text(encoding="utf-8"))
+    english = FENCED.findall(WORDS["README.md"])
+    assert first == english[0], "the two commands"
+    assert all(code in english for code in others if code[0] == "bash")
