@@ -23,6 +23,7 @@ MATHJAX = "mathjax.js"          # the carried MathJax, in the site's top folder
 FROM_SERVERS = re.compile(r'\s*<script\b[^>]*\bsrc="https?://(?![^"]*mathjax)[^"]*"[^>]*>\s*</script>', re.IGNORECASE)
 DEFINES = re.compile(r"\s*<script\b[^>]*>\s*define\('jquery'.*?</script>", re.DOTALL)
 MATH = re.compile(r'(<script\b[^>]*\bsrc=")https?://[^"]*mathjax[^"]*("[^>]*>)', re.IGNORECASE)
+ASKS = re.compile(r'<(?:script|img|iframe)\b[^>]*\bsrc="https?:|<link\b[^>]*\brel="stylesheet"[^>]*\bhref="https?:')
 
 
 def prepare(copy):
@@ -37,10 +38,13 @@ def prepare(copy):
             download = copy / "downloads" / Path(page).relative_to("nbs")
             download.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(ROOT / page, download)
-        else: target.write_text(rendered_markdown((ROOT / page).read_text(encoding="utf-8"), page, links), encoding="utf-8")
+        else:
+            text = rendered_markdown((ROOT / page).read_text(encoding="utf-8"), page, links)
+            target.write_text(text, encoding="utf-8")
     for name in ("nbs/references.bib", "nbs/site.scss"): shutil.copyfile(ROOT / name, copy / name)
     shutil.copytree(ROOT / "nbs/pictures", copy / "nbs/pictures", dirs_exist_ok=True)
-    settings["book"]["chapters"].append({"part": "Appendix: the library, name by name", "chapters": write_api(ROOT, copy, links)})
+    library = {"part": "Appendix: the library, name by name", "chapters": write_api(ROOT, copy, links)}
+    settings["book"]["chapters"].append(library)
     settings["project"]["resources"] = ["downloads", "nbs/pictures"]
     (copy / "_quarto.yml").write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
 
@@ -63,8 +67,7 @@ def finish(site):
     for page in sorted(site.rglob("*.html")):
         html = unplugged(page.read_text(encoding="utf-8"), len(page.relative_to(site).parts) - 1)
         page.write_text(html, encoding="utf-8")
-        if re.search(r'<(?:script|img|iframe)\b[^>]*\bsrc="https?:|<link\b[^>]*\brel="stylesheet"[^>]*\bhref="https?:', html):
-            plugged.append(page)
+        if ASKS.search(html): plugged.append(page)
     return plugged
 
 
@@ -74,7 +77,7 @@ def main():
     if subprocess.run(["quarto", "render"], cwd=COPY).returncode: return 1
     shutil.rmtree(SITE, ignore_errors=True)
     shutil.move(COPY / "_book", SITE)
-    for page in finish(SITE): print(f"{page.relative_to(ROOT)} needs a network: it asks a server for something", file=sys.stderr)
+    for page in finish(SITE): print(f"{page.relative_to(ROOT)} asks a server for something", file=sys.stderr)
     print(f"{SITE / 'index.html'}: a browser blocks the search of a page that is opened as a file; serve it with")
     print(f"{os.path.relpath(sys.executable)} -m http.server -d {SITE.name}, then open http://localhost:8000")
     return 0

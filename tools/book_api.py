@@ -4,8 +4,8 @@ import re
 import griffe
 from book_pages import relative, rendered_markdown
 
-SECTIONS = {"parameters": "Parameters", "attributes": "Attributes", "returns": "Returns", "yields": "Yields", "raises": "Raises",
-            "other parameters": "Other parameters", "warns": "Warns", "receives": "Receives"}
+SECTIONS = {kind: kind.capitalize() for kind in ("parameters", "attributes", "returns", "yields", "raises",
+                                                 "other parameters", "warns", "receives")}
 
 
 def escaped(text):
@@ -23,7 +23,8 @@ def signature(obj, name):
         mark = {griffe.ParameterKind.var_positional: "*", griffe.ParameterKind.var_keyword: "**"}.get(p.kind, "")
         star = star or mark == "*"
         plain = p.default is None or mark
-        said.append(f"{mark}{p.name}" + (f": {p.annotation}" if p.annotation else "") + ("" if plain else f"={p.default}"))
+        kind = f": {p.annotation}" if p.annotation else ""
+        said.append(f"{mark}{p.name}{kind}" + ("" if plain else f"={p.default}"))
     line = f"{name}({', '.join(said)})"
     return line if len(line) <= 100 else f"{name}(\n    " + ",\n    ".join(said) + ")"
 
@@ -54,7 +55,8 @@ def docstring(obj):
         if kind == "text": parts.append(escaped(section.value))
         elif kind in ("returns", "raises", "yields"): parts.append(prose(section))
         elif kind in SECTIONS: parts.append("\n".join([f"**{SECTIONS[kind]}**", "", *items(section)]))
-        elif kind == "examples": parts.append("\n".join(["**Examples**", "", "```python", *(text for _, text in section.value), "```"]))
+        elif kind == "examples":
+            parts.append("\n".join(["**Examples**", "", "```python", *(text for _, text in section.value), "```"]))
         else: parts.append(escaped(getattr(section.value, "contents", section.value)))
     return "\n\n".join(parts)
 
@@ -74,8 +76,9 @@ def described(obj, name, level=2):
 def api_page(module, page, home, links):
     "The page of one module: what it holds, the notebook it is written in, its public names."
     said = module.docstring.value.splitlines()[0] if module.docstring else ""
-    title = f"{links.number(home) + ' ' if links.number(home) else ''}{links.titles[home]}"
-    lines = [f"# {module.path} {{.unnumbered}}", "", f"> {escaped(said)}", "", f"Written in [{title}]({relative(home, page)}).", ""]
+    title = " ".join(filter(None, (links.number(home), links.titles[home])))
+    lines = [f"# {module.path} {{.unnumbered}}", "", f"> {escaped(said)}", ""]
+    lines += [f"Written in [{title}]({relative(home, page)}).", ""]
     names = [str(n).strip("'\"") for n in module.exports or ()]
     for name in names:
         obj = module.members.get(name)

@@ -1,4 +1,4 @@
-"""A page of the site out of a notebook: no directives, imports folded, words of figures, links to lessons and to names."""
+"""A page of the site out of a notebook: no directives, imports folded, words of figures, links to lessons and names."""
 import ast
 import json
 import re
@@ -12,11 +12,13 @@ from nbformat.v4 import new_code_cell, new_markdown_cell
 DIRECTIVE = re.compile(r"^[ \t]*#\s*\|.*\n?", re.MULTILINE)
 HIDDEN = re.compile(r"^[ \t]*#\s*\|\s*hide\b", re.MULTILINE)
 # `lesson 31 (metrics)`, `lessons 21 (tables), 22 (splits) and 31 (metrics)`, `(lesson 31, metrics)`
-LESSONS = re.compile(r"\b[Ll]essons? \d\d(?: \(\w+\)|, [a-z]\w+(?=[),:;]))?(?:(?:, and |, | and | or | to |–)\d\d(?: \(\w+\))?)*")
+LESSONS = re.compile(r"\b[Ll]essons? \d\d(?: \(\w+\)|, [a-z]\w+(?=[),:;]))?"
+                     r"(?:(?:, and |, | and | or | to |–)\d\d(?: \(\w+\))?)*")
 ONE = re.compile(r"(?:\b[Ll]esson )?\b\d\d\b(?: \(\w+\)|, [a-z]\w+$)?")
 # What no link is written into: code, mathematics, links and pictures, HTML.
-CLOSED = re.compile(r"(^```.*?^```[^\n]*$|``.+?``|`[^`\n]+`|\$\$.+?\$\$|\$[^$\n]+\$|!?\[[^\]]*\]\([^)]*\)(?:\{[^}]*\})?|<[^>\n]+>)",
-                    re.DOTALL | re.MULTILINE)
+CLOSED = re.compile(r"(^```.*?^```[^\n]*$|``.+?``|`[^`\n]+`|\$\$.+?\$\$|\$[^$\n]+\$|"
+                    r"!?\[[^\]]*\]\([^)]*\)(?:\{[^}]*\})?|<[^>\n]+>)", re.DOTALL | re.MULTILINE)
+FOLDED = {"code-fold": True, "code-summary": "Imports"}
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 
 
@@ -34,7 +36,8 @@ def read_notebook(path): return nbformat.read(path, 4)
 
 def exports(nb):
     "The module that a notebook exports to, or None."
-    found = (re.search(r"^#\s*\|\s*default_exp\s+(\S+)", c.source, re.MULTILINE) for c in nb.cells if c.cell_type == "code")
+    code = (c.source for c in nb.cells if c.cell_type == "code")
+    found = (re.search(r"^#\s*\|\s*default_exp\s+(\S+)", source, re.MULTILINE) for source in code)
     return next((f[1].removesuffix(".__init__") for f in found if f), None)
 
 
@@ -72,7 +75,7 @@ class Links:
         return found and found[1]
 
     def of_code(self, said):
-        "The page that a piece of code in prose names: a function or class, a module, a notebook of the kitchen; or None."
+        "The page that code in prose names by a function, class, module or notebook of the kitchen; or None."
         if said in self.kitchen: return self.kitchen[said]
         dotted = said.partition("(")[0].removeprefix("finetune_book.")
         if dotted in self.modules and "." in said: return self.modules[dotted]
@@ -154,7 +157,7 @@ def rendered_code(cell):
         groups[-1].append((output, picture))
     cells = []
     for i, group in enumerate(groups):
-        options = {"echo": False} if i else {"code-fold": True, "code-summary": "Imports"} if is_setup(cell.source) else {}
+        options = dict({"echo": False} if i else FOLDED if is_setup(cell.source) else {})
         for output, kind in group:
             if kind is None: continue
             options["fig-alt"] = output.metadata.get(kind, {}).get("alt", "")
@@ -192,7 +195,8 @@ class Work(NamedTuple):
     def named_in(self, text):
         family = re.escape(self.family).replace(r"\ ", "[ -]")
         years = "|".join(self.years)
-        return bool(re.search(rf"\b{family}\b", text) and re.search(rf"\b(?:{years})\b", text) and self.word.lower() in text.lower())
+        named = re.search(rf"\b{family}\b", text) and re.search(rf"\b(?:{years})\b", text)
+        return bool(named) and self.word.lower() in text.lower()
 
 
 def works_in(bib):
@@ -201,15 +205,17 @@ def works_in(bib):
     for _, key, fields in re.findall(r"^@(\w+)\{([\w-]+),\n(.*?)^\}", bib, re.DOTALL | re.MULTILINE):
         values = dict(re.findall(r"^\s*(\w+)\s*=\s*\{(.*)\},?$", fields, re.MULTILINE))
         years = tuple(filter(None, (values["year"], values.get("preprintyear"))))
-        found[key] = Work(values["author"].split(" and ")[0].split(",")[0], years, values["title"].split()[0].strip(":"))
+        family, word = re.split(" and |,", values["author"])[0], values["title"].split()[0].strip(":")
+        found[key] = Work(family, years, word)
     twins = Counter((work.family, work.years) for work in found.values())
     return {key: work if twins[work[:2]] > 1 else work._replace(word="") for key, work in found.items()}
 
 
 def sources(nb):
     "What a notebook says of its sources: the section of that name, and the `Source:` lines of docstrings."
-    sections = [c.source.rpartition("## Sources\n")[2] for c in nb.cells if c.cell_type == "markdown" and "## Sources\n" in c.source]
-    lines = [said for c in nb.cells if c.cell_type == "code" for said in re.findall(r"^ +Source: (.+)$", c.source, re.MULTILINE)]
+    prose, code = ([c.source for c in nb.cells if c.cell_type == kind] for kind in ("markdown", "code"))
+    sections = [text.rpartition("## Sources\n")[2] for text in prose if "## Sources\n" in text]
+    lines = re.findall(r"^ +Source: (.+)$", "\n".join(code), re.MULTILINE)
     return "\n- ".join(sections + lines)
 
 
@@ -222,7 +228,8 @@ def rendered_notebook(nb, page, links):
     for cell in nb.cells[1:]:
         if cell.cell_type == "markdown":
             text = with_links(with_ids(cell.source), page, links)
-            if keys and "## Sources\n" in text: text += f"\n\nIn the bibliography: {'; '.join(f'@{key}' for key in keys)}."
+            if keys and "## Sources\n" in text:
+                text += f"\n\nIn the bibliography: {'; '.join(f'@{key}' for key in keys)}."
             cells.append(new_markdown_cell(text))
         elif not HIDDEN.search(cell.source):
             cell.source = DIRECTIVE.sub("", cell.source).strip("\n")

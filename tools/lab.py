@@ -1,4 +1,4 @@
-"""JupyterLab over a working copy of the lessons: whatever is run, answered and saved there, the checkout stays as it is.
+"""JupyterLab over a working copy of the lessons: what is run, answered and saved there leaves the checkout as it is.
 
     python tools/lab.py [--into FOLDER] [options of jupyter lab]
 
@@ -65,7 +65,7 @@ def freshen(copy):
 
 
 def changed_by_reader(path, made):
-    "Whether a notebook of the copy says something else than when it was made; one that cannot be read counts as changed."
+    "Whether a notebook of the copy says something else than when it was made, or cannot be read."
     if not path.exists(): return False
     try: return said(json.loads(path.read_text(encoding="utf-8"))) != made
     except (ValueError, KeyError, TypeError): return True
@@ -86,7 +86,7 @@ def main(argv=None):
     kept = freshen(args.into)
     if kept: print(f"kept as you left them in {args.into}: {', '.join(kept)}; delete one to get the book's again")
     command = [sys.executable, "-m", "jupyterlab", f"--ServerApp.root_dir={args.into.resolve()}", *OPTIONS, *options]
-    # The kernel of this environment before one of the same name in the user's home; figures with their words (library/figures).
+    # The kernel of this environment before one of that name in the user's home; figures with their words.
     path = [without_prompt(args.into), *filter(None, [os.environ.get("JUPYTER_CONFIG_PATH")])]
     os.environ.update(JUPYTER_CONFIG_PATH=os.pathsep.join(path), JUPYTER_PREFER_ENV_PATH="1", FINETUNE_BOOK_LAB="1")
     os.chdir(args.into)

@@ -34,7 +34,9 @@ def small(png, colours=COLOURS):
     "The same picture with few colours: a tenth of the bytes."
     from PIL import Image
     out = BytesIO()
-    with Image.open(BytesIO(png)) as picture: picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE).save(out, "PNG", optimize=True)
+    with Image.open(BytesIO(png)) as picture:
+        few = picture.convert("RGB").quantize(colours, dither=Image.Dither.NONE)
+    few.save(out, "PNG", optimize=True)
     return out.getvalue()
 
 
@@ -42,7 +44,7 @@ def main():
     args = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     args.add_argument("report", type=Path)
     report = args.parse_args().report
-    if chromium() is None: raise SystemExit("no chromium on the PATH (Debian: apt-get install chromium): the picture stays as it is")
+    if chromium() is None: raise SystemExit("no chromium on the PATH (Debian: apt-get install chromium)")
     TARGET.write_bytes(small(first_screen(report)))
     print(f"{TARGET.relative_to(ROOT)}: {TARGET.stat().st_size // 1000} kB")
 

@@ -151,7 +151,7 @@ def test_what_looks_like_a_citation_is_one(words):
     for page, text in words.items():
         said = re.sub(r"`[^`\n]+`", "", FENCED.sub("", text))
         assert set(re.findall(r"(?<![\w\\./])@(\w[\w-]*)", said)) <= set(WORKS), page
-    assert "In the bibliography: @brocker2007" in words["nbs/3_judging/33_calibration.ipynb"]
+    assert re.search(r"In the bibliography: .*@brocker2007", words["nbs/3_judging/33_calibration.ipynb"])
 
 
 def test_each_figure_has_its_words(cells):
