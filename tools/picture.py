@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGET = ROOT / "nbs/pictures/report.png"
-WIDTH, HEIGHT, COLOURS = 1000, 760, 64
+WIDTH, HEIGHT, COLOURS = 1000, 725, 64
 
 
 def chromium():
