@@ -2,6 +2,7 @@
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -109,7 +110,7 @@ def browser():
 
 def opened(page, lab, address):
     "Go to a page of the lab and wait until the notebook on it has its kernel."
-    page.goto(address)
+    page.goto(address, timeout=PATIENCE * 1000)
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=PATIENCE * 1000)
 
 
@@ -268,6 +269,17 @@ def test_a_copy_without_its_record_is_the_readers(book):
     assert tool.freshen(book / "copy") == []
     (book / "copy" / tool.MADE).unlink()
     assert len(tool.freshen(book / "copy")) == 2
+
+
+def test_the_map_takes_no_checkpoint_for_a_lesson(tmp_path):
+    "Saving makes .ipynb_checkpoints/00_map-checkpoint.ipynb beside the map, which lists what lies beside it."
+    for name in ("00_map.ipynb", "1_ground/11_losses.ipynb", ".ipynb_checkpoints/00_map-checkpoint.ipynb", "1_ground/.ipynb_checkpoints/11_losses-checkpoint.ipynb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    code = "\n".join("".join(c["source"]) for c in read(REPO / "nbs/00_map.ipynb")["cells"] if c["cell_type"] == "code")
+    patterns = re.findall(r'glob\("([^"]+)"\)', code)
+    found = {p.relative_to(tmp_path).as_posix() for pattern in patterns for p in tmp_path.glob(pattern)}
+    assert found == {"00_map.ipynb", "1_ground/11_losses.ipynb"}
 
 
 def test_git_does_not_see_the_copy():
