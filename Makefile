@@ -18,10 +18,10 @@ PICK = $(shell PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" sh tools/setup.sh
 NEED_PYTHON = $(eval PICKED := $(PICK))$(if $(filter !%,$(firstword $(PICKED))),$(error $(patsubst !%,%,$(PICKED))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lab book bench bases lock export clean
+.PHONY: help setup report test lab test-lab book picture bench bases lock export clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 setup: ## build .venv from requirements.lock if it is missing, stale or half built
 	$(NEED_PYTHON)
@@ -36,12 +36,18 @@ test: setup ## the library agrees with the notebooks, every notebook runs, every
 	@$(ONE_THREAD) $(PY) tests/house/run_notebooks.py --jobs $(JOBS)
 	@$(ONE_THREAD) $(PY) -m pytest -rs -n $(JOBS) --dist loadfile --no-loadscope-reorder tests $(ARGS)
 
-lab: setup ## read and run the lessons in JupyterLab
-	@.venv/bin/jupyter lab --notebook-dir=nbs $(ARGS)
+lab: setup ## read and run the lessons in JupyterLab, in a working copy (_lab): the checkout stays clean
+	@$(PY) tools/lab.py $(ARGS)
+
+test-lab: setup ## run every lesson in a real JupyterLab in headless Chromium
+	@FINETUNE_BOOK_LAB_TESTS=all $(ONE_THREAD) $(PY) -m pytest -rs tests/build/test_lab.py $(ARGS)
 
 book: setup ## the lessons as a web site in _book (needs Quarto)
 	@if command -v quarto >/dev/null 2>&1; then $(PY) tools/book.py; \
 	else echo "no quarto on the PATH: install it from https://quarto.org to render the web site; lessons and reports do without"; fi
+
+picture: setup ## the picture of a report on the README and the home page, drawn anew (needs Chromium)
+	@$(PY) tools/picture.py "$$(.venv/bin/finetune-book report finetune_text $(ARGS) | tail -n 1)"
 
 bench: setup ## speed against what a reader would use instead
 	@set -e; for f in bench/[!_]*.py; do [ -e "$$f" ] || { echo "bench/ is empty"; exit 0; }; $(PY) "$$f"; done

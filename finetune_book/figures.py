@@ -8,6 +8,7 @@ __all__ = ['PALETTE', 'show', 'table_html', 'show_table']
 # %% ../nbs/library/figures.ipynb #c002
 import html
 import os
+import re
 
 import numpy as np
 
@@ -56,6 +57,17 @@ def on_page(figure):
     figure.set_dpi(96 * DENSE)
     return DENSE
 
+# %% ../nbs/library/figures.ipynb #n0fca62e
+LAB = "FINETUNE_BOOK_LAB"       # set by `make lab`
+
+def picture_html(figure, alt):
+    "A figure as an HTML picture that carries its words."
+    from base64 import b64encode
+    from io import BytesIO
+    png = BytesIO()
+    figure.savefig(png, format="png", bbox_inches="tight")
+    return f"<img alt='{html.escape(alt)}' src='data:image/png;base64,{b64encode(png.getvalue()).decode()}'>"
+
 # %% ../nbs/library/figures.ipynb #c006
 def show(figure, alt):
     """Display a matplotlib figure with its alternative text, then close it.
@@ -71,13 +83,14 @@ def show(figure, alt):
     ValueError if `alt` is empty.
     """
     if not str(alt).strip(): raise ValueError("alt='': say in words what the figure shows")
-    from IPython.display import display
+    from IPython.display import HTML, display
     import matplotlib.pyplot as plt
     figure = getattr(figure, "figure", figure)
     figure.tight_layout()
     said = {"alt": alt}
     if REPORT in os.environ and is_chart(figure): said["chart"] = on_page(figure)
-    display(figure, metadata={"image/png": said})
+    if LAB in os.environ: display(HTML(picture_html(figure, alt)))
+    else: display(figure, metadata={"image/png": said})
     plt.close(figure)
 
 # %% ../nbs/library/figures.ipynb #c012
@@ -113,7 +126,12 @@ def table_html(df, caption=None, index=True):
     body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
     return f"<table class='data mathjax_ignore'>{title}{body}</table>"
 
+def _words_left(table):
+    "The table with its words on the left; JupyterLab puts every cell on the right, which suits numbers only."
+    return re.sub(r"<td>(?![-+]?[\d.,]+(?:e[-+]?\d+)?%?</td>)", "<td style='text-align: left'>", table)
+
 def show_table(df, caption=None, index=True):
     "Display `table_html(df)` in a notebook; see there for the arguments."
     from IPython.display import HTML, display
-    display(HTML(table_html(df, caption, index)))
+    table = table_html(df, caption, index)
+    display(HTML(_words_left(table) if LAB in os.environ else table))

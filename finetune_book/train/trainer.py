@@ -60,7 +60,6 @@ def enough_epochs(n, batch_size, steps, least=1, most=100):
         check_whole(name, value, 1)
     return min(most, max(least, steps // -(-n // batch_size)))
 
-
 # %% ../../nbs/5_training/51_trainer.ipynb #c033
 def train_mode(model):
     """Training mode for what is trained, eval mode for each frozen part (a module with parameters, none trainable).

@@ -1,6 +1,8 @@
 """A real JupyterLab in a real browser: a reader opens a lesson, runs all its cells, and meets no error."""
+import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -12,13 +14,19 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import lab as tool
 import pytest
+from bs4 import BeautifulSoup
 
 REPO = Path(__file__).parents[2]
 CHROMIUM = next((p for p in ("/usr/bin/chromium", shutil.which("chromium"), shutil.which("chromium-browser"), shutil.which("google-chrome"))
                  if p and Path(p).exists()), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (Debian: apt-get install chromium)")
-QUIET = ["--LabApp.news_url=", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly"]
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (Debian: apt-get install chromium)")
+LESSONS = sorted(p.relative_to(REPO / "nbs").as_posix() for p in (REPO / "nbs").rglob("[0-9][0-9]_*.ipynb") if ".ipynb_checkpoints" not in p.parts)
+QUICK = ["1_ground/11_losses.ipynb", "3_judging/31_metrics.ipynb", "7_beyond/72_fractals.ipynb"]
+DRIVEN = LESSONS if os.environ.get("FINETUNE_BOOK_LAB_TESTS") == "all" else QUICK   # `make test-lab` drives them all
+PATIENCE = 180   # seconds for what is done in a few on an idle machine
+SETTINGS = {"notebook-extension/tracker": {"windowingMode": "none"}}     # every cell is on the page, also those far below
 
 
 def free_port():
@@ -37,24 +45,29 @@ def wait_for(what, seconds, every=.3):
 
 
 class Lab:
-    "A JupyterLab over a copy of the lessons, with a home of its own; nothing of the checkout or the user is touched."
+    "What `make lab` starts, over a working copy in `folder`, with a home of its own; nothing of the user is touched."
 
     def __init__(self, folder):
-        self.root, self.home, self.token, self.port = folder / "nbs", folder / "home", secrets.token_hex(8), free_port()
-        shutil.copytree(REPO / "nbs", self.root, ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+        self.root, self.home, self.token, self.port = folder / "copy", folder / "home", secrets.token_hex(8), free_port()
         self.home.mkdir()
-        keep = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "IPYTHON", "IN_TEST"))}
+        for name, setting in SETTINGS.items():
+            path = self.home / f"config/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings"
+            path.parent.mkdir(parents=True)
+            path.write_text(json.dumps(setting))
+        keep = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "IPYTHON", "IN_TEST", "FINETUNE_BOOK"))}
         env = {**keep, "HOME": str(self.home), "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1",
                **{f"JUPYTER_{d}_DIR": str(self.home / d.lower()) for d in ("CONFIG", "DATA", "RUNTIME")}, "IPYTHONDIR": str(self.home / "ipython")}
-        command = [sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={self.port}", "--ServerApp.port_retries=0",
-                   f"--IdentityProvider.token={self.token}", f"--ServerApp.root_dir={self.root}", *QUIET]
+        command = [sys.executable, REPO / "tools/lab.py", "--into", self.root, "--no-browser", "--ip=127.0.0.1", f"--port={self.port}",
+                   "--ServerApp.port_retries=0", f"--IdentityProvider.token={self.token}"]
         if hasattr(os, "geteuid") and os.geteuid() == 0: command.append("--allow-root")
         self.log = open(folder / "lab.log", "w")
-        self.process = subprocess.Popen(command, env=env, cwd=self.root, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
+        self.process = subprocess.Popen(command, env=env, cwd=folder, stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
 
-    def api(self, path):
-        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api/{path}", headers={"Authorization": f"token {self.token}"})
-        with urllib.request.urlopen(request, timeout=10) as answer: return json.load(answer)
+    def api(self, path, method="GET"):
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/api/{path}", method=method, headers={"Authorization": f"token {self.token}"})
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
+            said = answer.read()
+            return json.loads(said) if said else None
 
     def up(self):
         assert self.process.poll() is None, Path(self.log.name).read_text()[-3000:]
@@ -62,6 +75,8 @@ class Lab:
         except OSError: return None
 
     def url(self, notebook): return f"http://127.0.0.1:{self.port}/lab/tree/{notebook}?token={self.token}&reset"
+
+    def front(self): return f"http://127.0.0.1:{self.port}/?token={self.token}"
 
     def close(self):
         "End the server and its kernels: they share a process group or are its children."
@@ -79,7 +94,7 @@ class Lab:
 def lab(tmp_path_factory):
     lab = Lab(tmp_path_factory.mktemp("lab"))
     try:
-        wait_for(lab.up, 60)
+        wait_for(lab.up, PATIENCE)
         yield lab
     finally: lab.close()
 
@@ -93,14 +108,19 @@ def browser():
         browser.close()
 
 
-def run_all_cells(lab, page, notebook, seconds=120):
+def opened(page, lab, address):
+    "Go to a page of the lab and wait until the notebook on it has its kernel."
+    page.goto(address, timeout=PATIENCE * 1000)
+    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=PATIENCE * 1000)
+
+
+def run_all_cells(lab, page, notebook, seconds=900):
     "Open, Run → Run All Cells, wait until all is done, save; its code cells as the server then has them."
-    page.goto(lab.url(notebook))
-    page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=60_000)
+    opened(page, lab, lab.url(notebook))
     def connected():
         mine = [s["kernel"] for s in lab.api("sessions") if s["path"] == notebook]
         return mine and mine[0]["connections"] and mine[0]["execution_state"] == "idle"
-    wait_for(connected, 60)
+    wait_for(connected, PATIENCE)
     page.get_by_role("menuitem", name="Run", exact=True).click()
     page.get_by_text("Run All Cells", exact=True).click()
     calm, kernel_asked = [0], page.locator(".jp-Dialog .jp-mod-accept", has_text="Select")
@@ -110,29 +130,83 @@ def run_all_cells(lab, page, notebook, seconds=120):
         idle = all(k["execution_state"] == "idle" for k in lab.api("kernels")) and not page.locator(".jp-InputPrompt", has_text="[*]").count()
         calm[0] = calm[0] + 1 if idle else 0
         if calm[0] < 4: return None
-        # Only cells near the screen are on the page; the saved file knows them all.
         page.keyboard.press("Control+s")
         try: nb = lab.api(f"contents/{notebook}")["content"]
         except urllib.error.HTTPError: return None  # read while it was being written
-        code = [c for c in nb["cells"] if c["cell_type"] == "code"]
+        code = [c for c in nb["cells"] if c["cell_type"] == "code" and "".join(c["source"]).strip()]
         stopped = any(o["output_type"] == "error" for c in code for o in c["outputs"])
         return code if stopped or all(c["execution_count"] for c in code) else None
     return wait_for(done, seconds)
 
 
-@pytest.mark.parametrize("notebook", ["library/figures.ipynb", "3_judging/31_metrics.ipynb"])
+def end_kernels(lab):
+    "The kernel of a lesson holds a gigabyte: it ends with its page."
+    for kernel in lab.api("kernels"): lab.api(f"kernels/{kernel['id']}", "DELETE")
+
+
+def written(nbs=REPO / "nbs"):
+    "A hash of every notebook of the checkout."
+    return {p.as_posix(): hashlib.sha256(p.read_bytes()).hexdigest() for p in nbs.rglob("*.ipynb")}
+
+
+def outputs(code, kind): return [o for c in code for o in c["outputs"] if kind in o.get("data", {})]
+
+
+def pictures(code):
+    "Alternative texts of the pictures among the outputs, '' where one has none; `show` writes HTML in the lab."
+    shown = [img.get("alt", "") for o in outputs(code, "text/html") for img in BeautifulSoup("".join(o["data"]["text/html"]), "html.parser").find_all("img")]
+    return shown + ["" for kind in ("image/png", "image/jpeg", "image/svg+xml") for _ in outputs(code, kind)]
+
+
+@in_browser
+@pytest.mark.parametrize("notebook", DRIVEN)
 def test_a_lesson_runs_in_the_browser(lab, browser, tmp_path, notebook):
-    page = browser.new_page(viewport={"width": 1300, "height": 900})
+    before, page = written(), browser.new_page(viewport={"width": 1300, "height": 900})
+    stored = json.loads((REPO / "nbs" / notebook).read_text(encoding="utf-8"))["cells"]
     try:
         code = run_all_cells(lab, page, notebook)
+        assert [o["evalue"] for c in code for o in c["outputs"] if o["output_type"] == "error"] == []
+        assert [o["text"] for c in code for o in c["outputs"] if o.get("name") == "stderr" and "%|" not in "".join(o["text"])] == []
+        assert len(code) > 5 and all(c["execution_count"] for c in code)
+        had = sum("image/png" in o.get("data", {}) for c in stored for o in c.get("outputs", ()))
+        assert len(pictures(code)) >= had and all(pictures(code)), "a picture without words"
+        words = "".join("".join(c["source"]) for c in stored if c["cell_type"] == "markdown")
+        if "$" in words: wait_for(page.locator("mjx-container").count, PATIENCE)
+        assert page.locator("mjx-merror").count() == 0, "an equation that is not rendered"
+        silent = page.eval_on_selector_all(".jp-OutputArea-output img", "all => all.filter(i => !i.alt.trim()).length")
+        assert silent == 0, "a picture whose words the page does not have"
+        # When lessons check answers: a wrong one, its message, then a right one, here.
         page.screenshot(path=tmp_path / "lesson.png")
-    finally: page.close()
-    assert [o["evalue"] for c in code for o in c["outputs"] if o["output_type"] == "error"] == []
-    assert [o["text"] for c in code for o in c["outputs"] if o.get("name") == "stderr"] == []
-    assert all(c["execution_count"] for c in code) and len(code) > 5
-    assert (tmp_path / "lesson.png").stat().st_size > 20_000
+        assert (tmp_path / "lesson.png").stat().st_size > 20_000
+    finally:
+        page.close()
+        end_kernels(lab)
+    assert written() == before, "reading, running and saving must leave the checkout as it is"
 
 
+@in_browser
+def test_the_lab_opens_at_the_start(lab, browser):
+    page = browser.new_page(viewport={"width": 1300, "height": 900})
+    try:
+        opened(page, lab, lab.front())
+        begin = page.locator(".jp-RenderedMarkdown", has_text="Start here.").first
+        begin.wait_for(state="visible", timeout=PATIENCE * 1000)
+        assert begin.bounding_box()["y"] < 600, "on the first screen"
+        tab = page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab.lm-mod-current")
+        assert "00_map.ipynb" in tab.inner_text() and "jp-mod-dirty" not in tab.get_attribute("class"), "opening is no change"
+        kernel = page.locator(".jp-Toolbar-kernelName").inner_text()
+        assert kernel == "Python 3 (ipykernel)" and page.locator(".jp-Dialog").count() == 0
+        assert page.get_by_text("Jupyter news", exact=False).count() == 0, "no prompt"
+        table = page.locator(".jp-OutputArea-output a", has_text="11 Cross-entropy")
+        assert table.count() == 1, "the table of lessons leads to them"
+        table.click()
+        page.wait_for_selector(".lm-TabBar-tabLabel:has-text('11_losses.ipynb')", timeout=PATIENCE * 1000)
+    finally:
+        page.close()
+        end_kernels(lab)
+
+
+@in_browser
 def test_an_error_in_a_cell_is_seen(lab, browser):
     nb = json.loads((REPO / "nbs/library/figures.ipynb").read_text(encoding="utf-8"))
     cell = {"cell_type": "code", "metadata": {}, "execution_count": None, "outputs": []}
@@ -146,7 +220,69 @@ def test_an_error_in_a_cell_is_seen(lab, browser):
 
 def test_nothing_is_left_running(tmp_path):
     lab = Lab(tmp_path)
-    try: wait_for(lab.up, 60)
+    try: wait_for(lab.up, PATIENCE)
     finally: lab.close()
     assert lab.process.poll() is not None
     with socket.socket() as s: assert s.connect_ex(("127.0.0.1", lab.port)) != 0
+
+
+# --- the working copy, without a browser ---------------------------------------------------------------------------
+
+def read(path): return json.loads(path.read_text(encoding="utf-8"))
+def write(path, nb): path.write_text(json.dumps(nb), encoding="utf-8")
+
+
+@pytest.fixture
+def book(tmp_path, monkeypatch):
+    "Two small lessons in place of ours, and a folder for their copy."
+    monkeypatch.setattr(tool, "LESSONS", tmp_path / "nbs")
+    for name in ("00_map", "1_ground/11_losses"):
+        path = tmp_path / f"nbs/{name}.ipynb"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        cell = {"cell_type": "code", "id": "a", "metadata": {}, "execution_count": None, "outputs": [], "source": ["1 + 1"]}
+        write(path, {"cells": [cell], "metadata": {"kernelspec": {"display_name": "python3"}}, "nbformat": 4, "nbformat_minor": 5})
+    return tmp_path
+
+
+def test_a_copy_follows_the_book_until_a_reader_changes_it(book):
+    copy, lesson = book / "copy", "1_ground/11_losses.ipynb"
+    assert tool.freshen(copy) == [] and read(copy / lesson)["metadata"]["kernelspec"]["display_name"].startswith("Python 3")
+    ran = read(copy / lesson)
+    ran["cells"][0].update(execution_count=1, outputs=[{"output_type": "stream", "name": "stdout", "text": "2"}])
+    write(copy / lesson, ran)
+    source = read(book / "nbs" / lesson)
+    source["cells"][0]["source"] = ["1 + 2"]
+    write(book / "nbs" / lesson, source)
+    assert tool.freshen(copy) == [] and read(copy / lesson)["cells"][0]["source"] == ["1 + 2"], "running a lesson is no change of it"
+
+    answered = read(copy / lesson)
+    answered["cells"][0]["source"] = ["my answer"]
+    write(copy / lesson, answered)
+    for _ in range(2): assert tool.freshen(copy) == [lesson] and read(copy / lesson) == answered, "an answer is never written over"
+    (copy / "00_map.ipynb").write_text("{ half")
+    assert tool.freshen(copy) == ["00_map.ipynb", lesson] and (copy / "00_map.ipynb").read_text() == "{ half"
+    (copy / lesson).unlink()
+    assert tool.freshen(copy) == ["00_map.ipynb"] and read(copy / lesson)["cells"][0]["source"] == ["1 + 2"]
+
+
+def test_a_copy_without_its_record_is_the_readers(book):
+    assert tool.freshen(book / "copy") == []
+    (book / "copy" / tool.MADE).unlink()
+    assert len(tool.freshen(book / "copy")) == 2
+
+
+def test_the_map_takes_no_checkpoint_for_a_lesson(tmp_path):
+    "Saving makes .ipynb_checkpoints/00_map-checkpoint.ipynb beside the map, which lists what lies beside it."
+    for name in ("00_map.ipynb", "1_ground/11_losses.ipynb", ".ipynb_checkpoints/00_map-checkpoint.ipynb", "1_ground/.ipynb_checkpoints/11_losses-checkpoint.ipynb"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    code = "\n".join("".join(c["source"]) for c in read(REPO / "nbs/00_map.ipynb")["cells"] if c["cell_type"] == "code")
+    patterns = re.findall(r'glob\("([^"]+)"\)', code)
+    found = {p.relative_to(tmp_path).as_posix() for pattern in patterns for p in tmp_path.glob(pattern)}
+    assert found == {"00_map.ipynb", "1_ground/11_losses.ipynb"}
+
+
+def test_git_does_not_see_the_copy():
+    asked = subprocess.run(["git", "check-ignore", "-q", "_lab/00_map.ipynb"], cwd=REPO)
+    if asked.returncode == 128: pytest.skip("no git checkout")
+    assert asked.returncode == 0 and tool.COPY == REPO / "_lab"

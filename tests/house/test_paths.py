@@ -65,8 +65,9 @@ def test_the_rule_meets_what_it_looks_for():
 
 
 def test_the_lab_opens_where_the_map_lies():
-    folder = re.search(r"jupyter lab --notebook-dir=(\S+)", WORDS["Makefile"])[1]
-    assert (REPO / folder / "00_map.ipynb").exists()
+    assert re.search(r"^lab:.*\n\t@\$\(PY\) tools/lab.py", WORDS["Makefile"], re.MULTILINE)
+    first = re.search(r"default_url=/lab/tree/\{FIRST\}", WORDS["tools/lab.py"]) and re.search(r'FIRST = .*"(\w+.ipynb)"', WORDS["tools/lab.py"])
+    assert (REPO / "nbs" / first[1]).exists()
 
 
 @pytest.mark.parametrize("words, gone", [
