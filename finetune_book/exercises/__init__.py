@@ -45,9 +45,9 @@ def told(note, kept=""):
 HEARD = {}  # id -> hints heard in this session
 ASKED = set()  # ids whose solution was asked for once
 
-# %% ../../nbs/library/exercises.ipynb #n75dd597
+# %% ../../nbs/library/exercises.ipynb #na3f4dda
 def hint(id):
-    "The next hint of an exercise, as a Note; after the last one the last again. InputError if there is no such exercise."
+    "The next hint of an exercise, as a Note; after the last one the last again. InputError for an unknown id."
     from finetune_book.exercises.judging import heading
     from finetune_book.exercises.kept import keep_hint
     from finetune_book.exercises.notes import Note
@@ -55,17 +55,20 @@ def hint(id):
     exercise = find_exercise(id)
     total = len(exercise.hints)
     n = HEARD[exercise.id] = min(HEARD.get(exercise.id, 0) + 1, total)
-    rest = f'Call `hint("{exercise.id}")` again for the next one.' if n < total else f'That was the last; there is `solution("{exercise.id}")`.'
-    return told(Note("hint", heading(exercise), (f"{n} of {total}: {exercise.hints[n - 1]}", rest)), keep_hint(exercise.id, n))
+    call = f'"{exercise.id}"'
+    more, last = f"Call `hint({call})` again for the next one.", f"That was the last; there is `solution({call})`."
+    words = f"{n} of {total}: {exercise.hints[n - 1]}", more if n < total else last
+    return told(Note("hint", heading(exercise), words), keep_hint(exercise.id, n))
 
-# %% ../../nbs/library/exercises.ipynb #n5d61b2f
+# %% ../../nbs/library/exercises.ipynb #ne546417
 def answer_said(exercise):
     "(paragraphs, code) of the right answer."
     if exercise.kind == "function": return (), inspect.getsource(exercise.solution)
-    if exercise.kind == "choice": return (f"{exercise.solution}: {exercise.options[exercise.solution]}", *exercise.reason.split("\n\n")), ""
-    return (f"{exercise.solution}", *exercise.reason.split("\n\n")), ""
+    right = f"{exercise.solution}"
+    if exercise.kind == "choice": right += f": {exercise.options[exercise.solution]}"
+    return (right, *exercise.reason.split("\n\n")), ""
 
-# %% ../../nbs/library/exercises.ipynb #n6ae69be
+# %% ../../nbs/library/exercises.ipynb #n480ce4e
 def solution(id):
     "The solution of an exercise as a Note; the first call only asks. InputError if there is no such exercise."
     from finetune_book.exercises.judging import heading
@@ -75,8 +78,9 @@ def solution(id):
     exercise = find_exercise(id)
     if exercise.id not in ASKED:
         ASKED.add(exercise.id)
-        return told(Note("ask", heading(exercise), (f'To read the solution, call `solution("{exercise.id}")` once more. '
-                                                    f'`hint("{exercise.id}")` gives away less.',)))
+        call = f'("{exercise.id}")'
+        words = f"To read the solution, call `solution{call}` once more. `hint{call}` gives away less."
+        return told(Note("ask", heading(exercise), (words,)))
     words, code = answer_said(exercise)
     return told(Note("solution", heading(exercise), words, code), keep_solution(exercise.id))
 
@@ -89,7 +93,7 @@ def lesson_rows(lesson, rows):
     return [(e.id, e.title, state_of(row), row["hints"], "seen" if row["solution"] else "–")
             for e in exercises_of(lesson).values() for row in [rows.get(e.id, FRESH)]]
 
-# %% ../../nbs/library/exercises.ipynb #nedd6a73
+# %% ../../nbs/library/exercises.ipynb #n5017a35
 def progress(lesson=None):
     """What you have solved, as a Note with a table; kept in one small file of yours, nothing leaves the machine.
 
@@ -105,6 +109,6 @@ def progress(lesson=None):
     lessons = lessons_asking() if lesson is None else [check_choice("lesson", str(lesson), lessons_asking())]
     table = [row for one in lessons for row in lesson_rows(one, rows)]
     solved = sum(row[2] == "✓ right" for row in table)
-    where = f"{solved} of {len(table)} solved." + (f" Kept in {progress_file()}." if progress_file() and not said else "")
+    said = said or f"Kept in {progress_file()}."
     heads = ("exercise", "title", "state", "hints", "solution")
-    return tell(Note("progress", "Exercises", tuple(w for w in (where, said) if w), table=(heads, *table)))
+    return tell(Note("progress", "Exercises", (f"{solved} of {len(table)} solved.", said), table=(heads, *table)))

@@ -27,9 +27,10 @@ def numbers_in(value):
     except (TypeError, ValueError, RuntimeError): return None
     return found if found.dtype.kind in "biufc" else None
 
-# %% ../../nbs/library/exercises_compare.ipynb #n0cb1817
+# %% ../../nbs/library/exercises_compare.ipynb #n07c20c8
 def close(given, right, tol):
-    "Equal shapes, and values equal up to `tol` of the right one; next to large neighbours zero is zero up to rounding."
+    """Equal shapes, and values equal up to `tol` of the right one; next to large neighbours zero is zero up to
+    rounding."""
     if given.shape != right.shape: return False
     if right.dtype.kind == "b" or given.dtype.kind == "b": return bool((given == right).all())
     finite = np.abs(right[np.isfinite(right)])
@@ -40,7 +41,8 @@ def same(given, right, tol=1e-6):
     "Whether an answer is the right one. A tuple is compared part by part, so that each part keeps its own scale."
     given, right = plain(given), plain(right)
     if isinstance(right, Mapping):
-        return isinstance(given, Mapping) and given.keys() == right.keys() and all(same(given[k], right[k], tol) for k in right)
+        alike = isinstance(given, Mapping) and given.keys() == right.keys()
+        return alike and all(same(given[k], right[k], tol) for k in right)
     a, b = numbers_in(given), numbers_in(right)
     if b is not None and b.size and not isinstance(right, tuple): return a is not None and close(a, b, tol)
     if isinstance(right, (tuple, list, np.ndarray)):
@@ -48,16 +50,18 @@ def same(given, right, tol=1e-6):
         return parts and len(given) == len(right) and all(same(x, y, tol) for x, y in zip(given, right))
     return type(given) is type(right) and given == right
 
-# %% ../../nbs/library/exercises_compare.ipynb #n9839f93
+# %% ../../nbs/library/exercises_compare.ipynb #n8633da3
 def said(value, width=160):
     "A value on one line, numbers rounded to four digits; long ones are cut."
     value = plain(value)
-    if isinstance(value, Mapping): return shorten("{" + ", ".join(f"{k!r}: {said(v, width)}" for k, v in value.items()) + "}", width)
+    if isinstance(value, Mapping):
+        return shorten("{" + ", ".join(f"{k!r}: {said(v, width)}" for k, v in value.items()) + "}", width)
     if isinstance(value, float): return f"{value:.4g}"
     found = numbers_in(value) if isinstance(value, (np.ndarray, list)) else None
     if found is not None and found.size:
         return shorten(np.array2string(found, precision=4, threshold=40, separator=", ", max_line_width=10_000), width)
-    if isinstance(value, tuple): return shorten("(" + ", ".join(said(v, width) for v in value) + ("," * (len(value) == 1)) + ")", width)
+    if isinstance(value, tuple):
+        return shorten("(" + ", ".join(said(v, width) for v in value) + "," * (len(value) == 1) + ")", width)
     return shorten(repr(value), width)
 
 def said_input(names, args, width=320):

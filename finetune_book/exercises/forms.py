@@ -5,13 +5,13 @@
 # %% auto #0
 __all__ = ['Exercise']
 
-# %% ../../nbs/library/exercises_forms.ipynb #n0a31272
+# %% ../../nbs/library/exercises_forms.ipynb #n466c1fb
 import inspect
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from ..checks import InputError
+from fastcore.basics import patch
 
 # %% ../../nbs/library/exercises_forms.ipynb #ne682b6d
 def call(answer, *args):
@@ -23,7 +23,7 @@ def text_of(function):
     paragraphs = (inspect.getdoc(function) or "").split("\n\n")
     return "\n\n".join(" ".join(p.split()) for p in paragraphs)
 
-# %% ../../nbs/library/exercises_forms.ipynb #nfcb948d
+# %% ../../nbs/library/exercises_forms.ipynb #ndf2c1c9
 @dataclass(frozen=True)
 class Exercise:
     """One exercise of a lesson.
@@ -60,27 +60,28 @@ class Exercise:
     options: Mapping = field(default_factory=dict)
     tol: float | None = None
 
-    @property
-    def kind(self):
-        "What an answer is: 'function', 'number' or 'choice'."
-        if self.options: return "choice"
-        return "function" if callable(self.solution) else "number"
+# %% ../../nbs/library/exercises_forms.ipynb #nc41390d
+@patch(as_prop=True)
+def kind(self: Exercise):
+    "What an answer is: 'function', 'number' or 'choice'."
+    if self.options: return "choice"
+    return "function" if callable(self.solution) else "number"
 
-    @property
-    def lesson(self): return self.id.split(".")[0]
+@patch(as_prop=True)
+def tolerance(self: Exercise):
+    if self.tol is not None: return self.tol
+    return 1e-6 if self.kind == "function" else 5e-3
 
-    @property
-    def tolerance(self):
-        if self.tol is not None: return self.tol
-        return 1e-6 if self.kind == "function" else 5e-3
+@patch(as_prop=True)
+def reason(self: Exercise):
+    "Why the solution is right."
+    return self.because or (text_of(self.solution) if self.kind == "function" else "")
 
-    @property
-    def reason(self): return self.because or (text_of(self.solution) if self.kind == "function" else "")
-
-    def explained(self):
-        "(wrong answer, explanation) of the usual mistakes."
-        if isinstance(self.mistakes, Mapping): return tuple(self.mistakes.items())
-        return tuple((m, text_of(m)) for m in self.mistakes)
+@patch
+def explained(self: Exercise):
+    "(wrong answer, explanation) of the usual mistakes."
+    if isinstance(self.mistakes, Mapping): return tuple(self.mistakes.items())
+    return tuple((m, text_of(m)) for m in self.mistakes)
 
 # %% ../../nbs/library/exercises_forms.ipynb #n4dc8290
 def named_as(source, name, new):

@@ -73,10 +73,11 @@ def as_text(note):
     lines = [*parts[:1], *("  " + p for p in parts[1:])]
     return "\n".join(lines + ["    " + line for line in [*columns(note.table), *note.code.splitlines()]])
 
-# %% ../../nbs/library/exercises_notes.ipynb #nfe2ed42
+# %% ../../nbs/library/exercises_notes.ipynb #na58f3b6
 def html_table(table):
     heads, *rows = table
-    def row(cells, tag): return "<tr>" + "".join(f'<{tag} style="text-align:left">{inline(str(c))}</{tag}>' for c in cells) + "</tr>"
+    def row(cells, tag):
+        return "<tr>" + "".join(f'<{tag} style="text-align:left">{inline(str(c))}</{tag}>' for c in cells) + "</tr>"
     return f"<table><thead>{row(heads, 'th')}</thead><tbody>{''.join(row(r, 'td') for r in rows)}</tbody></table>"
 
 def as_html(note):

@@ -39,7 +39,7 @@ def limited(work, seconds):
     if not thread.is_alive(): return "done"
     return "stopped" if stop(thread) else "left"
 
-# %% ../../nbs/library/exercises_running.ipynb #n25eb245
+# %% ../../nbs/library/exercises_running.ipynb #n037d84f
 @dataclass(frozen=True)
 class Raised:
     "What a call raised: the exception's class, its words, and the line of the answer where it happened."
@@ -49,7 +49,8 @@ class Raised:
 
     def is_like(self, other):
         "Refused in the same way: one of the two kinds is the other's, or a part of it."
-        return isinstance(other, Raised) and (issubclass(self.error, other.error) or issubclass(other.error, self.error))
+        if not isinstance(other, Raised): return False
+        return issubclass(self.error, other.error) or issubclass(other.error, self.error)
 
 def raised(error, home):
     "`Raised` of an exception; `home` is the file of the reader's code, whose last line on the way is named."

@@ -5,29 +5,29 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/library/exercises_shelf.ipynb #nb626952
+# %% ../../nbs/library/exercises_shelf.ipynb #n3ee04ff
 import pkgutil
 from difflib import get_close_matches
 from importlib import import_module
 
-import finetune_book.exercises as package
 from ..checks import InputError, listed, shorten
 
-# %% ../../nbs/library/exercises_shelf.ipynb #n6931803
-PREFIX = "lesson_"
+# %% ../../nbs/library/exercises_shelf.ipynb #nd66e858
+PACKAGE, PREFIX = "finetune_book.exercises", "lesson_"
 
 def lessons_asking():
     "Numbers of the lessons that have exercises, as text, in order."
-    return sorted(m.name.removeprefix(PREFIX) for m in pkgutil.iter_modules(package.__path__) if m.name.startswith(PREFIX))
+    names = [m.name for m in pkgutil.iter_modules(import_module(PACKAGE).__path__)]
+    return sorted(name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX))
 
 def exercises_of(lesson):
     "The exercises of a lesson by id, in their order; {} if there are none."
     if lesson not in lessons_asking(): return {}
-    return {e.id: e for e in import_module(f"{package.__name__}.{PREFIX}{lesson}").EXERCISES}
+    return {e.id: e for e in import_module(f"{PACKAGE}.{PREFIX}{lesson}").EXERCISES}
 
 def all_ids(): return [id for lesson in lessons_asking() for id in exercises_of(lesson)]
 
-# %% ../../nbs/library/exercises_shelf.ipynb #n3d0e4af
+# %% ../../nbs/library/exercises_shelf.ipynb #ne37afc6
 class UnknownExercise(InputError):
     "An id that no exercise has; in a notebook shown as one line."
     def _render_traceback_(self): return [str(self)]
@@ -37,7 +37,8 @@ def nearest(id):
     near = get_close_matches(id, all_ids(), n=3, cutoff=.5)
     own = list(exercises_of(id.split(".")[0].strip()))
     if own: return f"lesson {id.split('.')[0].strip()} has {listed(own, 20)}"
-    return f"nearest are {listed(near)}" if near else f"exercises have ids such as '11.2'; lessons with exercises: {listed(lessons_asking(), 40)}"
+    if near: return f"nearest are {listed(near)}"
+    return f"exercises have ids such as '11.2'; lessons with exercises: {listed(lessons_asking(), 40)}"
 
 def find_exercise(id):
     """The exercise with an id.
@@ -53,5 +54,6 @@ def find_exercise(id):
     text = id.strip() if isinstance(id, str) else ""
     found = exercises_of(text.split(".")[0]).get(text)
     if found: return found
-    if not isinstance(id, str): raise UnknownExercise(f"id={shorten(repr(id))}: write the id as text, \"{shorten(id)}\"")
+    if not isinstance(id, str): raise UnknownExercise(f"id={shorten(repr(id))}: write the id as text, "
+                                                      f"\"{shorten(id)}\"")
     raise UnknownExercise(f"there is no exercise {shorten(repr(id))}: {nearest(text)}")

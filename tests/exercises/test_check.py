@@ -92,7 +92,7 @@ def test_another_kind_of_answer(answer, kind): assert check("11.1", answer).kind
 
 
 @pytest.mark.parametrize("id, says", [
-    ("11.99", "lesson 11 has 11.1, 11.2"), (" 11.1x", "lesson 11 has"), ("eleven", "ids such as '11.2'"), ("99.1", "nearest are"), ("", "ids such as"),
+    ("11.99", " 11 has 11.1, 11.2"), (" 11.1x", " 11 has"), ("eleven", "ids such as '11.2'"), ("99.1", "nearest are"), ("", "ids such as"),
     (11.1, 'as text, "11.1"'), (None, "as text"),
 ])
 @pytest.mark.parametrize("ask", [lambda id: check(id, 1), hint, solution])
