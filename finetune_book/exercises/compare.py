@@ -27,7 +27,7 @@ def numbers_in(value):
     except (TypeError, ValueError, RuntimeError): return None
     return found if found.dtype.kind in "biufc" else None
 
-# %% ../../nbs/library/exercises_compare.ipynb #n07c20c8
+# %% ../../nbs/library/exercises_compare.ipynb #nc2809ea
 def close(given, right, tol):
     """Equal shapes, and values equal up to `tol` of the right one; next to large neighbours zero is zero up to
     rounding."""
@@ -37,6 +37,10 @@ def close(given, right, tol):
     room = min(1e-9, tol) * (finite.max() if finite.size and finite.max() > 0 else 1e-3)
     return bool(np.allclose(given, right, rtol=tol, atol=room, equal_nan=True))
 
+def is_series(value):
+    "Whether a value has parts that can be counted: a list, a tuple, an array that is no single number."
+    return isinstance(value, (tuple, list)) or isinstance(value, np.ndarray) and value.ndim > 0
+
 def same(given, right, tol=1e-6):
     "Whether an answer is the right one. A tuple is compared part by part, so that each part keeps its own scale."
     given, right = plain(given), plain(right)
@@ -45,9 +49,8 @@ def same(given, right, tol=1e-6):
         return alike and all(same(given[k], right[k], tol) for k in right)
     a, b = numbers_in(given), numbers_in(right)
     if b is not None and b.size and not isinstance(right, tuple): return a is not None and close(a, b, tol)
-    if isinstance(right, (tuple, list, np.ndarray)):
-        parts = isinstance(given, (tuple, list, np.ndarray)) and np.ndim(right if a is None else a) > 0
-        return parts and len(given) == len(right) and all(same(x, y, tol) for x, y in zip(given, right))
+    if is_series(right):
+        return is_series(given) and len(given) == len(right) and all(same(x, y, tol) for x, y in zip(given, right))
     return type(given) is type(right) and given == right
 
 # %% ../../nbs/library/exercises_compare.ipynb #n8633da3

@@ -16,7 +16,7 @@ from .compare import plain, said, said_input, same
 from .notes import Note
 from .running import Raised, outcomes
 
-# %% ../../nbs/library/exercises_judging.ipynb #ndfdb65c
+# %% ../../nbs/library/exercises_judging.ipynb #n8e7c872
 DRAWS, PATIENCE = 24, 10.  # fresh inputs per check; seconds that an answer may take for all of them
 
 def cases_of(exercise, seed):
@@ -27,7 +27,8 @@ def cases_of(exercise, seed):
 def agree(exercise, given, right):
     "Whether two outcomes are the same, errors included."
     if isinstance(given, Raised) or isinstance(right, Raised): return isinstance(given, Raised) and given.is_like(right)
-    return bool((exercise.agrees or same)(given, right, exercise.tolerance))
+    try: return bool((exercise.agrees or same)(given, right, exercise.tolerance))
+    except Exception: return False  # an object that does not let itself be compared is not the answer
 
 @dataclass(frozen=True)
 class Trial:
@@ -91,7 +92,7 @@ def difference(tried, i):
         if not holds(tried.given[i], *tried.cases[i]): return sentence
     return ""
 
-# %% ../../nbs/library/exercises_judging.ipynb #n5e9dc58
+# %% ../../nbs/library/exercises_judging.ipynb #nc0e3529
 def heading(exercise): return f"{exercise.id} {exercise.title}"
 def note(exercise, kind, *words): return Note(kind, heading(exercise), tuple(w for w in words if w))
 def further(exercise): return f'`hint("{exercise.id}")` helps on.'
@@ -101,7 +102,7 @@ def is_blank(outcome): return outcome is None or outcome is ...
 def not_written(tried):
     "Nothing but None or `...`, or the code at fault as it was given."
     blank = tried.given and all(map(is_blank, tried.given)) and not all(map(is_blank, tried.right))
-    if blank: return note(tried.exercise, "empty", "Write it in the cell above, and run the cell again.")
+    if blank: return note(tried.exercise, "empty", "Write it in the place of the dots, and run the cell again.")
     fault = tried.exercise.given
     if fault and tried.ended == "done" and all(tried.agreed(tried.on(fault))):
         return note(tried.exercise, "empty", "This does what it did before: the fault is still in it.")

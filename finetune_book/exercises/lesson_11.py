@@ -119,7 +119,7 @@ TWO_WAYS = Exercise(
      "You get 1 / (1 + e^(z₀ - z₁)). Compare with σ."),
     draw=lambda rng: (3 * rng.normal(size=(rng.integers(1, 4), 2)),))
 
-# %% ../../nbs/exercises/lesson_11.ipynb #n93f714d
+# %% ../../nbs/exercises/lesson_11.ipynb #n449d19c
 DIVISOR = Exercise(
     "11.5", "What a weighted mean divides by", 5.,
     {3.: "Three is the number of rows. With it uniform logits would cost 5/3 · ln 2, more than ln 2, although the "
@@ -129,8 +129,8 @@ DIVISOR = Exercise(
          "3.",
      2.: "Two is the number of classes. The mean is over rows, each as heavy as the weight of its class.",
      1.: "Without a divisor it is a sum, and grows with the batch."},
-    ("In (12) the divisor is U. Over what does it sum?", "Each row brings the weight of its own "
-                                                         "class.", "1 + 1 + 3."),
+    ("In (12) the divisor is U. Over what does it sum?", "Each row brings the weight of its own class.",
+     "1 + 1 + 3."),
     "Each row brings the weight of its class, above the line and below: 1 + 1 + 3. Uniform logits then cost ln 2 "
     "whatever the weights are.")
 
@@ -170,7 +170,7 @@ SOFT = Exercise(
     holds=(("A shift of all logits of a row changes no loss, so the slopes of a row have to sum to 0.",
             lambda out, logits, q: np.shape(out) == np.shape(q) and np.allclose(np.sum(out, -1), 0, atol=1e-9)),))
 
-# %% ../../nbs/exercises/lesson_11.ipynb #n85f4fbf
+# %% ../../nbs/exercises/lesson_11.ipynb #nf7732a7
 def honest(z, w):
     "Counting positives w times multiplies the odds by w, and so adds ln w to the logit. Take it away again."
     return sigmoid(z - np.log(w))
@@ -197,8 +197,8 @@ def honest_added(z, w):
 
 HONEST = Exercise(
     "11.7", "The price of a weight", honest, (honest_divided, honest_logit_divided, honest_minus, honest_added),
-    ("What do w copies of each positive do to the odds ŷ / (1 - ŷ)?", "They multiply them by w. What is the "
-                                                                      "logarithm of the odds?",
+    ("What do w copies of each positive do to the odds ŷ / (1 - ŷ)?",
+     "They multiply them by w. What is the logarithm of the odds?",
      "The logit z is ln w too high."), draw=lambda rng: (2 * rng.normal(), rng.uniform(.2, 9.)))
 
 # %% ../../nbs/exercises/lesson_11.ipynb #n1839c30

@@ -17,7 +17,6 @@ NOTEBOOKS = {f"{house.lesson_number(p):02d}": p for p in house.lessons(REPO / "n
 EXERCISES = {id: e for lesson in shelf.lessons_asking() for id, e in shelf.exercises_of(lesson).items()}
 FUNCTIONS = [id for id, e in EXERCISES.items() if e.kind == "function"]
 OTHER_SEEDS = range(100, 104)
-LONG = 120.  # seconds that no honest answer needs, on any machine
 
 
 @pytest.mark.parametrize("id", EXERCISES)
@@ -32,8 +31,8 @@ def test_a_lesson_asks_four_or_more_and_each_is_its_own(lesson):
 
 
 def differs(exercise, answer):
-    "Whether an answer differs from the solution on inputs other than those of the check."
-    return any(not judging.judge_answer(exercise, answer, seed, 1.) for seed in OTHER_SEEDS)
+    "Whether an answer differs from the solution on inputs other than those of the check; to be stopped by the clock says nothing."
+    return any(judging.judge_answer(exercise, answer, seed, 1.).kind not in ("right", "endless") for seed in OTHER_SEEDS)
 
 
 @pytest.mark.parametrize("id", FUNCTIONS)
