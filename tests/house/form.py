@@ -9,6 +9,11 @@ CELL_LINES, FUNCTION_LINES, OUTPUT_BYTES, IDEA_WORDS = 45, 70, 400_000, 25
 PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 
 
+def asked(number=r"\d\d"):
+    "Pattern of an exercise's number in front of its question: `### Exercise 11.2: title` where `check` answers, else `**11.2**`."
+    return re.compile(rf"^(?:\*\*(?:Exercise )?|### Exercise )({number}\.\d+)(?:[.:]?\*\*|: )", re.MULTILINE)
+
+
 def text(part): return "".join(part)
 def code(nb): return [c for c in nb["cells"] if c["cell_type"] == "code"]
 def prose(nb): return "\n\n".join(text(c["source"]) for c in nb["cells"] if c["cell_type"] == "markdown")
@@ -66,8 +71,8 @@ def missing_parts(nb, number):
     need("**Learned:** sentence", r"^\*\*Learned:\*\* \S")
     need("## Exercises", r"^## Exercises")
     need("## Sources", r"^## Sources")
-    asked = set(re.findall(rf"\*\*(?:Exercise )?({number:02d}\.\d+)[.:]?\*\*", words))
-    if len(asked) < 3: lacks.append(f"{len(asked)} exercises numbered **{number:02d}.n**, three are asked for")
+    found = set(asked(f"{number:02d}").findall(words))
+    if len(found) < 3: lacks.append(f"{len(found)} exercises numbered {number:02d}.n, three are asked for")
     return lacks
 
 
@@ -84,12 +89,12 @@ def imports_before_the_idea(nb, number):
 
 def stub_after_each_exercise(nb, number):
     "Under every exercise's question stands a code cell to write the answer in."
-    cells, question = nb["cells"], re.compile(rf"\*\*(?:Exercise )?{number:02d}\.\d+[.:]?\*\*")
+    cells, question = nb["cells"], asked(f"{number:02d}")
     lacks = []
     for here, cell in enumerate(cells):
-        if cell["cell_type"] != "markdown" or not (asked := question.findall(text(cell["source"]))): continue
+        if cell["cell_type"] != "markdown" or not (here_asked := question.findall(text(cell["source"]))): continue
         follows = [c["cell_type"] for c in cells[here + 1:here + 2]]
-        if follows != ["code"] or len(asked) > 1: lacks.append(f"no code cell of its own under {asked[0]}")
+        if follows != ["code"] or len(here_asked) > 1: lacks.append(f"no code cell of its own under {here_asked[0]}")
     return lacks
 
 

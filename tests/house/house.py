@@ -29,6 +29,7 @@ explain compress serve
 report
 commands
 cli
+exercises
 """.split("\n")[1:-1]
 FREE_OF_TORCH = {"checks", "figures", "losses", "data.tables", "data.splits", "data.label_cells", "judge.metrics", "judge.calibration", "judge.bootstrap", "judge.label_sets"}
 JUDGES = {"judge.metrics", "judge.calibration", "judge.bootstrap", "judge.label_sets"}  # they take arrays, never models
