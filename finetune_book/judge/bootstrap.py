@@ -294,7 +294,8 @@ def _mean_of(_, values): return values.mean()
 def _doubts(seeds, rows, p_value):
     "Why the difference may be chance: what it is not clear over."
     found = [i.over for i in (seeds, rows) if i is not None and i.low <= 0 <= i.high]
-    if rows is not None and rows.over not in found and p_value > 1 - rows.level: found.append(rows.over)
+    if rows is not None and rows.over not in found and p_value > 1 - rows.level:
+        found.append(f"{rows.over}, where the test does not confirm the interval")
     if rows is None and not found and seeds.low == seeds.high: found.append("seeds, which moved nothing")
     return found
 

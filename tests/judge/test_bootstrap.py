@@ -302,6 +302,13 @@ def test_one_doubt_is_enough_for_no_clear_difference():
     assert "no clear difference over test rows." in compare({"a": rows, "b": one}, "a", "b").sentence
 
 
+def test_an_interval_that_the_test_does_not_confirm_is_no_clear_difference():
+    few = np.zeros((3, 5))
+    sure = few.copy(); sure[:, :4] = 1                                         # four swaps of five rows: p = 1/8
+    told = compare({"a": few, "b": sure}, "a", "b")
+    assert told.rows.low > 0 and told.sentence.endswith("no clear difference over test rows, where the test does not confirm the interval.")
+
+
 def test_seeds_are_paired_by_name_and_one_training_is_judged_over_rows():
     by_name = {"a": {1: .1, 2: .5}, "b": {2: .6, 1: .3}}
     assert abs(compare(by_name, "a", "b").seeds.value - .15) < 1e-12
