@@ -63,7 +63,7 @@ STEPS = {"clinic_notes": TEXT_STEPS, "surface_defects": PICTURE_STEPS}
 # Trainings at a constant rate that are looked at on their way: after which epochs.
 LOOKS = {("clinic_notes", "all layers at 5e-4"): (2, 5), ("surface_defects", "all layers"): (3,)}
 WATCHED, PATIENCE = "clinic_notes", 2
-UNSET = "no settings"       # measured last: what the library decides by itself
+UNSET = "no settings"       # of notes, measured last: what the library decides by itself; defaults.csv has it for pictures
 
 
 def settings_of(name, step):
@@ -223,7 +223,7 @@ def measure(asked, names):
     for name in names: measure_floors(asked.out, name, rows[name], part)
     plan = [(name, seed, step) for name, seed in itertools.product(names, asked.seeds)
             for step in (tested(asked.out, name) if asked.test else STEPS[name])]
-    if not asked.test: plan += [(name, seed, UNSET) for name, seed in itertools.product(names, asked.seeds)]
+    if not asked.test and WATCHED in names: plan += [(WATCHED, seed, UNSET) for seed in asked.seeds]
     for name, seed, step in plan:
         if step in (asked.steps or [step]): measure_step(asked.out, name, rows[name], step, seed, part, asked.models)
 
