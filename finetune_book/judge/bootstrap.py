@@ -345,8 +345,8 @@ def compare(results, a, b, rows="test rows", groups=None, what="", level=.95, n_
 
     Raises
     ------
-    InputError if a way is not there, or the two do not have the same seeds and rows; ValueError as `bootstrap_interval`,
-    and for one seed without rows.
+    InputError if a way is not there, or the two do not have the same seeds and rows; ValueError as
+    `bootstrap_interval`, and for one seed without rows.
 
     Source: eq. (1), (2) and (4) of lesson 32 (bootstrap).
     """
