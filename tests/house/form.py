@@ -117,5 +117,43 @@ def wrong_references(words, names, own=100):
     return found
 
 
+# --- comparisons ----------------------------------------------------------------------------------------------------
+
+VERDICT = re.compile(r"\bclearly (?:higher|lower|better|worse|different)\b|no clear difference")
+NAMED = re.compile(r"\[[+-]?\.?\d[^]]*, [+-]?\.?\d[^]]*\]|\bover [\d,]+ \w+|\bn = [\d,]+\b")      # an interval, or how many rows or seeds
+COUNT = re.compile(r"(?<!these )(?<!those )(?<!'s )\b(?:three|four|five|six|seven|eight|nine|ten|\w+teen|twenty|\d+)(?: \w+)? "
+                   r"(?:methods|functions|callbacks|modules|exercises)\b", re.IGNORECASE)
+
+
+def exported(cell): return bool(re.match(r"\s*#\s*\|\s*export", text(cell["source"])))
+
+
+def chosen_texts(tree):
+    "The texts that code puts together or chooses between: parts of f-strings and branches of conditional expressions."
+    for node in ast.walk(tree):
+        branches = [node.body, node.orelse] if isinstance(node, ast.IfExp) else [node] if isinstance(node, ast.JoinedStr) else []
+        yield from (n.value for b in branches for n in ast.walk(b) if isinstance(n, ast.Constant) and isinstance(n.value, str))
+
+
+def own_verdicts(nb):
+    "Verdicts that a lesson writes itself instead of leaving them to `compare`, `paired_difference` and their like in `judge`."
+    typed = [f"prose says {found[0]!r}" for found in re.finditer(r"\bis clearly (?:higher|lower|better|worse)\b", prose(nb))]
+    return typed + [f"code cell {i} writes a verdict: {said.strip()!r}" for i, c in enumerate(code(nb)) if not exported(c)
+                    for said in chosen_texts(parsed(c)) if VERDICT.search(said)]
+
+
+def bare_verdicts(nb):
+    "Printed verdicts with neither an interval nor the number of rows or seeds."
+    printed = [(i, line) for i, o in outputs(nb) for line in text(o.get("text", o.get("data", {}).get("text/plain", ""))).splitlines()]
+    return [f"code cell {i} printed a verdict over nothing: {line.strip()[:60]!r}" for i, line in printed
+            if VERDICT.search(line) and not NAMED.search(line)]
+
+
+def typed_counts(nb):
+    "How many functions or methods there are, typed in the prose: the code goes on, and the number stays."
+    return [f"prose counts {found[0]!r}" for found in COUNT.finditer(prose(nb))]
+
+
+COMPARISONS = [own_verdicts, bare_verdicts, typed_counts]
 ANY_NOTEBOOK = [long_cells, long_functions, heavy_outputs, stored_errors, silent_pictures, private_paths]
 EVERY_LESSON = [missing_parts, imports_before_the_idea, stub_after_each_exercise]

@@ -31,6 +31,22 @@ def test_lesson(name):
     assert [breach for rule in rules for breach in rule(nb, number)] + form.never_run(nb) == []
 
 
+# Lessons that write verdicts of their own, each with its reason; one that no longer does must go from this list.
+OWN_VERDICTS = {
+    "33_calibration.ipynb": "writes out once, by hand, what the function in `judge.calibration` and lesson 32 (bootstrap) do",
+    "42_bert.ipynb": "two independent samples of random numbers, neither paired by seed nor by row",
+    "73_vision_pretrain.ipynb": "a word for each row of a table whose columns are value, low, high and n",
+    "92_verify.ipynb": "compares the words of two verdicts, of made-up results",
+}
+
+
+def test_comparisons_in_lessons_go_through_the_judges():
+    "Sentences that compare are written by functions that know seeds and rows; counts of code are not typed."
+    found = {name: breaches for name, p in LESSONS.items() if (breaches := [b for rule in form.COMPARISONS for b in rule(read(p))])}
+    assert {name: breaches for name, breaches in found.items() if name not in OWN_VERDICTS} == {}
+    assert set(OWN_VERDICTS) - set(found) == set(), "no longer there"
+
+
 def test_no_exercise_number_is_used_twice():
     asked = [n for p in LESSONS.values() for n in re.findall(r"^\*\*(?:Exercise )?(\d\d\.\d+)[.:]?\*\*", form.prose(read(p)), re.MULTILINE)]
     assert sorted(asked) == sorted(set(asked)) and len(asked) >= 3 * len(LESSONS)
@@ -122,6 +138,33 @@ def test_a_picture_with_alt_text_passes():
     nb = lesson()
     nb["cells"].append(py("x", {**out(data={"image/png": "iVBO"}), "metadata": {"image/png": {"alt": "a line"}}}))
     assert all_breaches(nb) == []
+
+
+@pytest.mark.parametrize("cell, says", [
+    (py("told = 'b is clearly higher' if gain > 0 else 'no clear difference'"), "code cell 4 writes a verdict: 'b is clearly higher'"),
+    (py("print(f'{b} is clearly better')"), "code cell 4 writes a verdict: 'is clearly better'"),
+    (md("Step B is clearly better than step A."), "prose says 'is clearly better'"),
+    (py("x", out("stream", name="stdout", text="B minus A is +0.1: B is clearly higher.")), "code cell 4 printed a verdict over nothing"),
+    (md("Behind it are eight short methods."), "prose counts 'eight short methods'"), (md("The module has 13 functions."), "prose counts '13 functions'"),
+])
+def test_a_comparison_without_its_judge_is_seen(cell, says):
+    nb = lesson()
+    nb["cells"].insert(-1, cell)
+    found = [b for rule in form.COMPARISONS for b in rule(nb)]
+    assert any(b.startswith(says) for b in found), found
+
+
+@pytest.mark.parametrize("cell", [
+    py("assert 'no clear difference' in told and 'clearly' not in told"), py("print(compare(results, 'a', 'b'))"),
+    py("#| export\ndef verdict(low): return 'no clear difference' if low < 0 else 'b is clearly higher'"),
+    py("x", out("stream", name="stdout", text="B minus A is +0.1 [.0, .2] (95% interval over 3 seeds): B is clearly higher.")),
+    py("x", out("stream", name="stdout", text="A alone is right on 5 (n = 240 test rows, exact McNemar p = 1): no clear difference.")),
+    md("With these three functions a sentence can say *no clear difference*. The trainer's four methods, two functions, three classes."),
+])
+def test_a_comparison_by_its_judge_passes(cell):
+    nb = lesson()
+    nb["cells"].insert(-1, cell)
+    assert [b for rule in form.COMPARISONS for b in rule(nb)] == []
 
 
 def test_an_exercise_without_a_place_for_the_answer_is_seen():

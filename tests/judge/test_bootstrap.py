@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from finetune_book.judge.bootstrap import Interval, bootstrap_interval, mcnemar, paired_difference, seed_interval
+from finetune_book.judge.bootstrap import Interval, bootstrap_interval, compare, mcnemar, paired_difference, seed_interval
 from finetune_book.checks import InputError
 from finetune_book.judge.metrics import accuracy, log_loss, macro_f1
 
@@ -264,3 +264,66 @@ def test_no_chance_is_zero():
     one = np.ones(3000)
     got = mcnemar(one, one * 0, one)
     assert got.p_value == got.mid_p == 1e-300 and "p < 1e-300" in str(got) and "B is clearly higher" in str(got)
+
+
+# --- compare: two ways, by seed and by row -------------------------------------------------------------------------
+
+def two_ways(m=4, n=60, better=.1):
+    rng = np.random.default_rng(0)
+    return {"a": (rng.random((m, n)) < .6).astype(float), "b": (rng.random((m, n)) < .6 + better).astype(float)}
+
+
+def test_compare_is_the_paired_t_interval_over_seeds_and_the_paired_bootstrap_over_rows():
+    ways, groups = two_ways(), np.arange(60) // 3
+    got = compare(ways, "a", "b", groups=groups, rows="validation rows")
+    reference = stats.ttest_rel(ways["b"].mean(1), ways["a"].mean(1)).confidence_interval(.95)
+    assert np.allclose(got.seeds[1:3], reference, rtol=0, atol=1e-12) and got.seeds.n == 4
+    over_rows = paired_difference(lambda _, v: v.mean(), np.zeros(60), ways["a"].mean(0), ways["b"].mean(0), groups=groups)
+    assert got.rows[:3] == over_rows.difference[:3]
+    assert "over 4 seeds" in str(got) and "over 60 validation rows in 20 groups" in str(got)
+
+
+@pytest.mark.parametrize("a, b, verdict", [
+    ([.5, .5, .5], [.8, .81, .79], "b is clearly higher"), ([.8, .81, .79], [.5, .5, .5], "b is clearly lower"),
+    ([.5, .6, .7], [.6, .6, .75], "no clear difference over seeds"), ([.5, .5], [.6, .6], "moved nothing"),
+    ([.5, .6], [.5, .6], "no clear difference")])
+def test_compare_says_what_the_interval_over_seeds_allows(a, b, verdict):
+    got = compare({"a": a, "b": b}, "a", "b")
+    assert verdict in got.sentence and got.rows is None and ("clearly" in verdict) == ("clearly" in got.sentence)
+
+
+def test_one_doubt_is_enough_for_no_clear_difference():
+    rows = np.zeros((3, 40))
+    sure = rows.copy(); sure[:, :30] = 1
+    assert compare({"a": rows, "b": sure}, "a", "b").sentence.endswith("b is clearly higher.")
+    uneven = rows.copy(); uneven[0] = 1; uneven[1, :4] = 1                     # all rows agree, the seeds do not
+    assert "no clear difference over seeds." in compare({"a": rows, "b": uneven}, "a", "b").sentence
+    one = rows.copy(); one[:, 0] = 1                                           # all seeds agree, on one row
+    assert "no clear difference over test rows." in compare({"a": rows, "b": one}, "a", "b").sentence
+
+
+def test_an_interval_that_the_test_does_not_confirm_is_no_clear_difference():
+    few = np.zeros((3, 5))
+    sure = few.copy(); sure[:, :4] = 1                                         # four swaps of five rows: p = 1/8
+    told = compare({"a": few, "b": sure}, "a", "b")
+    assert told.rows.low > 0 and told.sentence.endswith("no clear difference over test rows, where the test does not confirm the interval.")
+
+
+def test_seeds_are_paired_by_name_and_one_training_is_judged_over_rows():
+    by_name = {"a": {1: .1, 2: .5}, "b": {2: .6, 1: .3}}
+    assert abs(compare(by_name, "a", "b").seeds.value - .15) < 1e-12
+    got = compare({way: hits[:1] for way, hits in two_ways(better=.3).items()}, "a", "b", what="accuracy")
+    assert got.seeds is None and got.sentence.startswith("accuracy: ") and "by one training of each" in got.sentence
+
+
+def test_small_numbers_are_not_rounded_away():
+    assert "+0.00015" in compare({"a": [.0001, .0002, .0001], "b": [.00025, .00035, .00025]}, "a", "b").sentence
+
+
+@pytest.mark.parametrize("ways, b, says", [
+    ({"a": [1, 2], "b": [1, 2]}, "c", "must be one of a, b"), ({"a": [1, 2], "b": [1]}, "b", "a pair needs both"),
+    ({"a": {0: 1, 1: 2}, "b": {0: 1, 2: 2}}, "b", "a pair needs both"), ({"a": [1], "b": [2]}, "b", "at least 2 seeds"),
+    ({"a": [[1, 2]], "b": [[1, 2, 3]]}, "b", "the same rows"), ({"a": [[1, 2], [1]], "b": [[1, 2], [1]]}, "b", "the same rows"),
+    ({"a": [1, np.nan], "b": [1, 2]}, "b", "finite"), ({"a": [[[1.]]] * 2, "b": [[[1.]]] * 2}, "b", "one number")])
+def test_compare_refuses_what_is_no_pair(ways, b, says):
+    with pytest.raises(ValueError, match=says): compare(ways, "a", b)
