@@ -118,7 +118,7 @@ POOL = Exercise(
     ("What is the largest of -3, -1 and a 0 that came from the mask?", "Which number can never win against another?",
      "`masked_fill` puts a number where a condition holds."), draw=padded_states, given=max_pool_given)
 
-# %% ../../nbs/exercises/lesson_41.ipynb #na9e2504
+# %% ../../nbs/exercises/lesson_41.ipynb #nf54d76f
 def fewest_pieces(word, vocab):
     """The best cut of the first j letters is the best cut of some first i and one piece more: dynamic programming from
     the left."""
@@ -138,6 +138,7 @@ def fewest_greedy(word, vocab):
         start, count = ends[0], count + 1
     return count
 
+# %% ../../nbs/exercises/lesson_41.ipynb #n9e1a6e4
 def fewest_unmarked(word, vocab):
     """Only the first piece stands without a mark. A piece that continues a word is another entry of the vocabulary,
     with `##`."""

@@ -109,7 +109,7 @@ RUNNING = Exercise(
      "Which of the two variances, by 1/m or by 1/(m - 1), tells about what will come?", "`ddof=1`."),
     draw=channel_batch, given=moved_given)
 
-# %% ../../nbs/exercises/lesson_43.ipynb #n5594642
+# %% ../../nbs/exercises/lesson_43.ipynb #n736d1aa
 def fold(weight, gamma, beta, mean, var, eps):
     """In eval mode the norm is y = γ (x - μ)/√(v + ε) + β: a factor for each output channel, and what is left over is
     the bias."""
@@ -131,6 +131,7 @@ def fold_without_bias(weight, gamma, beta, mean, var, eps):
     by the scaled mean."""
     return fold(weight, gamma, beta, mean, var, eps)[0], beta
 
+# %% ../../nbs/exercises/lesson_43.ipynb #n6fee61b
 def fold_by_variance(weight, gamma, beta, mean, var, eps):
     "Divided by the variance in place of its root. Numbers of variance 4 have to be halved, not quartered."
     scale = gamma / (var + eps)

@@ -105,7 +105,7 @@ PIECES = Exercise(
     holds=(("Each group's weights have to sum to 1: a group is one step.",
             lambda out, n, size, k: all(abs(sum(out[g:g + k]) - 1) < 1e-9 for g in range(0, len(out), k))),))
 
-# %% ../../nbs/exercises/lesson_51.ipynb #ncbaaaf9
+# %% ../../nbs/exercises/lesson_51.ipynb #n56dfc27
 NEVER = Exercise(
     "51.4", "Ten epochs without `zero_grad`", "c",
     {"a": "Steps do get longer, and so one thinks of a rate that is too large. But ten times the rate, with clearing, "
@@ -132,6 +132,7 @@ NEVER = Exercise(
              "c": "good for some epochs, then worse and worse, about as good as guessing after ten",
              "d": "`nan` before the first epoch is over"})
 
+# %% ../../nbs/exercises/lesson_51.ipynb #n9712973
 def never_cleared(grads, lr):
     """Step s walks along the sum of the gradients so far; where the weights are is the sum of these steps: a sum of
     sums."""
@@ -168,7 +169,7 @@ SUMS = Exercise(
     ("What is in `p.grad` at step s, if nobody clears it?", "g₀ + g₁ + … + g_s: `np.cumsum(grads, 0)`.",
      "Each step moves the weights by -lr times that; sum once more for where they are."), draw=some_gradients)
 
-# %% ../../nbs/exercises/lesson_51.ipynb #n520a0ec
+# %% ../../nbs/exercises/lesson_51.ipynb #n00fc23b
 SWITCHES = Exercise(
     "51.6", "`eval` without `no_grad`, and the reverse", "b",
     {"a": "Both are said in one breath before every validation, so they seem to be one switch. But `eval` tells the "
@@ -199,6 +200,7 @@ def val_loss(model, x, y):
     model.train(before)
     return loss
 
+# %% ../../nbs/exercises/lesson_51.ipynb #n7a5c7a4
 def val_loss_given(model, x, y):
     with torch.no_grad():
         return (model(x) - y).square().mean()
@@ -239,6 +241,7 @@ def left_behind(answer, model, x, y):
     return {"loss": loss.detach(), "with a graph": bool(loss.requires_grad), "in training mode": model.training,
             "running mean": model[1].running_mean}
 
+# %% ../../nbs/exercises/lesson_51.ipynb #n0bf0bc3
 MEASURE = Exercise(
     "51.7", "A measurement that leaves no trace: find the fault", val_loss,
     (val_loss_with_graph, val_loss_left_in_eval, val_loss_to_train),

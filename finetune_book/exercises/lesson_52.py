@@ -13,7 +13,7 @@ import torch
 
 from finetune_book.exercises.forms import Exercise
 
-# %% ../../nbs/exercises/lesson_52.ipynb #na05e7fd
+# %% ../../nbs/exercises/lesson_52.ipynb #nd579f98
 STOPS = Exercise(
     "52.1", "When does it stop?", 4.,
     {7.: "Each loss was compared with the one before. 0.71 after 0.72 then looks better; but better means better than "
@@ -49,6 +49,7 @@ def stop_by_last(losses, patience):
         if waited == patience: return done
     return len(losses)
 
+# %% ../../nbs/exercises/lesson_52.ipynb #nd8b2fda
 def stop_by_total(losses, patience):
     """Epochs without a gain are counted in a row: a new best sets the count back to 0. Here old ones are held against
     the run."""
@@ -84,17 +85,17 @@ UNTIL = Exercise(
     draw=loss_history, edges=(([3., 2., 2.5, 1.9, 2., 2., 1.], 2), ([1., 1., 1., 1.], 2), ([2., 3., 1., 2., 3., .5],
         2)))
 
-# %% ../../nbs/exercises/lesson_52.ipynb #nd1cb131
+# %% ../../nbs/exercises/lesson_52.ipynb #n528e85a
 def keep_best(weights, steps, losses):
     "The weights live on and move with the next step. What is to stay as it was has to be a copy."
-    best, kept = math.inf, None
+    best, kept = float("inf"), None
     for step, loss in zip(steps, losses):
         weights += step
         if loss < best: best, kept = loss, weights.clone()
     return kept
 
 def keep_best_given(weights, steps, losses):
-    best, kept = math.inf, None
+    best, kept = float("inf"), None
     for step, loss in zip(steps, losses):
         weights += step
         if loss < best: best, kept = loss, weights
@@ -102,16 +103,17 @@ def keep_best_given(weights, steps, losses):
 
 def keep_best_early(weights, steps, losses):
     "The copy is taken before the step. The loss was measured after it: these are the weights of one epoch too early."
-    best, kept = math.inf, None
+    best, kept = float("inf"), None
     for step, loss in zip(steps, losses):
         if loss < best: best, kept = loss, weights.clone()
         weights += step
     return kept
 
+# %% ../../nbs/exercises/lesson_52.ipynb #n7c71088
 def keep_best_latest(weights, steps, losses):
     """Of two equal losses it keeps the later one. `KeepBest` keeps the first: more training that gained nothing is not
     better."""
-    best, kept = math.inf, None
+    best, kept = float("inf"), None
     for step, loss in zip(steps, losses):
         weights += step
         if loss <= best: best, kept = loss, weights.clone()
@@ -120,7 +122,7 @@ def keep_best_latest(weights, steps, losses):
 def keep_best_falling(weights, steps, losses):
     """The best is forgotten: each loss is compared with the one before, so any fall after a jump replaces the best
     weights."""
-    before, kept = math.inf, None
+    before, kept = float("inf"), None
     for step, loss in zip(steps, losses):
         weights += step
         if loss < before: kept = weights.clone()
@@ -176,7 +178,7 @@ INTERVAL = Exercise(
                                                                               "240/14,400 for what kills destroy."),
     "√(2 · 4 · 7,200) = 240 s. Writing takes 4/240 of the time, kills 240/14,400: both are 1/60, together 3.3%.")
 
-# %% ../../nbs/exercises/lesson_52.ipynb #nfaf1349
+# %% ../../nbs/exercises/lesson_52.ipynb #n74021af
 def disappointment(losses, half):
     """Each half chooses its epoch, and the other half judges it against what the choosing half had promised; the mean
     of both ways. It is never negative."""
@@ -205,6 +207,7 @@ def disappointment_worst(losses, half):
     a, b = losses[:, half].mean(1), losses[:, ~half].mean(1)
     return (b[a.argmax()] - a.max() + a[b.argmax()] - b.max()) / 2
 
+# %% ../../nbs/exercises/lesson_52.ipynb #na6de171
 def row_losses(rng):
     epochs, rows = int(rng.integers(3, 7)), int(rng.integers(4, 9))
     half = rng.permutation(np.arange(rows) < rows // 2)

@@ -55,7 +55,7 @@ BYTES = Exercise(
     ("Which of weights, gradients and moments does a frozen parameter have?", "Its weight only: 4 bytes.",
      "A trained one has 4 bytes for its weight, 4 for its gradient, 4 for each moment."), draw=parameters)
 
-# %% ../../nbs/exercises/lesson_53.ipynb #n12e698d
+# %% ../../nbs/exercises/lesson_53.ipynb #ne3ff8db
 def peak(few, more, rows):
     "Each moment grows along its own line; the peak is the largest of the lines at `rows`, not the line of the largest."
     return (few + (more - few) * (rows - 2)).max()
@@ -90,6 +90,7 @@ PEAK = Exercise(
                                                                                      "the maximum last."),
     draw=two_traces, edges=((np.array([100., 10.]), np.array([100., 20.]), 32),), given=peak_given)
 
+# %% ../../nbs/exercises/lesson_53.ipynb #n9708e37
 def largest_batch(few, more, free):
     """The peak is a maximum of lines that never fall, so it never falls: the first batch that does not fit ends the
     search."""
