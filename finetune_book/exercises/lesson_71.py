@@ -108,7 +108,7 @@ NO_RANDOM = Exercise(
     options={"a": "nothing: such places have no loss", "b": "to copy: what is shown is always the answer",
              "c": "to ignore the token it stands on", "d": "to weigh what it sees against what it expects"})
 
-# %% ../../nbs/exercises/lesson_71.ipynb #nb58902e
+# %% ../../nbs/exercises/lesson_71.ipynb #n363aa8b
 def perplexity_of(losses):
     "The mean runs over tokens: all losses together, then the mean, then the exponential, once."
     return np.exp(np.concatenate(losses).sum() / sum(map(len, losses)))
@@ -130,14 +130,14 @@ def perplexity_of_bits(losses):
     return 2 ** np.concatenate(losses).mean()
 
 def draw_losses_of(rng):
-    return [rng.uniform(0, 4, n) for n in rng.integers(1, 6, rng.integers(2, 4))],
+    return tuple(rng.uniform(0, 4, n) for n in rng.integers(1, 6, rng.integers(2, 4))),
 
 PERPLEXITY = Exercise(
     "71.5", "Perplexity by batches: find the fault", perplexity_of,
     (perplexity_of_batches, perplexity_of_tokens, perplexity_of_bits),
     ("Batches hide different numbers of tokens. How much does a token of a small batch count?",
      "Put the batches together first.", "`np.concatenate`, then one mean, then one exponential."),
-    draw=draw_losses_of, given=perplexity_of_given, edges=(([np.array([0.]), np.array([2., 2., 2.])],),))
+    draw=draw_losses_of, given=perplexity_of_given, edges=(((np.array([0.]), np.array([2., 2., 2.])),),))
 
 # %% ../../nbs/exercises/lesson_71.ipynb #n62ff22d
 def one_hidden(ids, special, mask_id):

@@ -5,10 +5,8 @@
 # %% auto #0
 __all__ = []
 
-# %% ../../nbs/exercises/lesson_74.ipynb #n1b23c8e
+# %% ../../nbs/exercises/lesson_74.ipynb #n456ba64
 import re
-
-import torch
 
 from finetune_book.exercises.forms import Exercise
 
@@ -23,32 +21,33 @@ HOTTER = Exercise(
     "By (3) the slope falls as 1/T²: once through the chain rule, once because both sides get flatter. The lesson "
     "measured 4.35e-3 and 4.46e-5.", tol=.05)
 
-# %% ../../nbs/exercises/lesson_74.ipynb #nba0729b
+# %% ../../nbs/exercises/lesson_74.ipynb #nd8345ac
 def soft_target_gradient(z, v, T):
     "(2) has 1/T, the loss T²: T is left. And the loss is a mean over the n rows."
-    return T * (torch.softmax(z / T, 1) - torch.softmax(v / T, 1)) / len(z)
+    return T * ((z / T).softmax(1) - (v / T).softmax(1)) / len(z)
 
 def gradient_without(z, v, T):
     "That is (2), the slope of the crude loss. `soft_target_loss` is T² times as large, and so is its slope."
-    return (torch.softmax(z / T, 1) - torch.softmax(v / T, 1)) / T / len(z)
+    return ((z / T).softmax(1) - (v / T).softmax(1)) / T / len(z)
 
 def gradient_squared(z, v, T):
     """T² is there, but the chain rule is missing: the logits go in as z/T, and that takes one T away again."""
-    return T**2 * (torch.softmax(z / T, 1) - torch.softmax(v / T, 1)) / len(z)
+    return T**2 * ((z / T).softmax(1) - (v / T).softmax(1)) / len(z)
 
 def gradient_summed(z, v, T):
     "The slope of the sum over rows. The loss is their mean: divide by n, or the step grows with the batch."
-    return T * (torch.softmax(z / T, 1) - torch.softmax(v / T, 1))
+    return T * ((z / T).softmax(1) - (v / T).softmax(1))
 
 def gradient_turned(z, v, T):
     "Teacher minus student is the way to go. The slope points uphill: student minus teacher."
-    return T * (torch.softmax(v / T, 1) - torch.softmax(z / T, 1)) / len(z)
+    return T * ((v / T).softmax(1) - (z / T).softmax(1)) / len(z)
 
 def gradient_cold(z, v, T):
     "The probabilities at temperature 1. Both sides are softened before they are compared: divide the logits by T."
-    return T * (torch.softmax(z, 1) - torch.softmax(v, 1)) / len(z)
+    return T * (z.softmax(1) - v.softmax(1)) / len(z)
 
 def draw_logits(rng):
+    import torch
     z, v = 2 * rng.normal(size=(2, rng.integers(2, 4), rng.integers(2, 4)))
     return torch.tensor(z), torch.tensor(v), float(rng.choice([.5, 2., 3., 10.]))
 
@@ -76,7 +75,7 @@ WITHOUT = Exercise(
              "c": "the teacher counts about a quarter as much",
              "d": "both count less, in the same proportion"})
 
-# %% ../../nbs/exercises/lesson_74.ipynb #n2b21ba0
+# %% ../../nbs/exercises/lesson_74.ipynb #n82ca1bb
 def share_missed(student, teacher, mask, centre):
     "Pick the states of real pieces first, above the line and below. What stands at filled places is nobody's state."
     keep = mask.bool()
@@ -102,9 +101,10 @@ def share_missed_of_texts(student, teacher, mask, centre):
     one."""
     shares = [((s[m] - t[m]) ** 2).sum() / ((t[m] - centre) ** 2).sum()
               for s, t, m in zip(student, teacher, mask.bool())]
-    return torch.stack(shares).mean()
+    return sum(shares) / len(shares)
 
 def draw_states(rng):
+    import torch
     n, t, d = rng.integers(2, 4), rng.integers(2, 4), rng.integers(1, 3)
     student, teacher = torch.tensor(rng.normal(size=(2, n, t, d)))
     mask = torch.tensor(np_mask(rng, n, t))
