@@ -143,7 +143,7 @@ GREY = Exercise(
      "1 + c inside both logarithms."), draw=draw_counts_of, given=grey_levels_given,
     edges=((np.array([[0, 1], [1, 9]]),),))
 
-# %% ../../nbs/exercises/lesson_72.ipynb #n74a4a51
+# %% ../../nbs/exercises/lesson_72.ipynb #n0fa041f
 def julia(c, k, most):
     "Everybody moves in each step, those inside are counted; where |z| > 2 nothing is counted any more."
     z, inside, counts = c, np.abs(c) <= 2, np.zeros(c.shape, int)
@@ -154,8 +154,8 @@ def julia(c, k, most):
     return counts
 
 def julia_mandelbrot(c, k, most):
-    "That adds the pixel and begins with k: the Mandelbrot set. Julia's begins with the pixel and adds k."
-    return julia(np.full(c.shape, k), c, most)
+    "That begins with 0 and adds the pixel: the Mandelbrot set. Julia's begins with the pixel and adds k, one k for all."
+    return julia(np.zeros(c.shape, complex), c, most)
 
 def julia_late(c, k, most):
     "Counted after the step: one too few for all that leave. A pixel with |c| ≤ 2 is inside before the first step."
