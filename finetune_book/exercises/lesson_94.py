@@ -51,16 +51,16 @@ ROWS = Exercise(
     ("Which of the two sums in (1) is `disagree`?", "σ² = disagree - gain².", "(2), rounded up."), draw=draw_gain,
     edges=((.02, .1), (.02, .4)))
 
-# %% ../../nbs/exercises/lesson_94.ipynb #n476218b
+# %% ../../nbs/exercises/lesson_94.ipynb #n4d9282d
 PATIENTS = Exercise(
     "94.3", "Rows of one patient", 681,
     {227: "227 patients do it, and that is 681 rows. Rows that say the same thing again tell nothing new.",
-     394: "√3 is what the interval widens by. The number of rows grows by its square.",
+     393: "√3 is what the interval widens by. The number of rows grows by its square.",
      76: "More rows from each patient seem to help. They would if they were independent: these three always agree.",
      2043: "That is 227 · 9. Of m equal rows one counts: the factor is m, not its square."},
     ("How many independent things do 3 equal rows say?", "So it takes 227 patients.", "With three rows each."),
     "Three equal rows count as one, so 227 patients are needed, with 681 rows. The interval over patients, not over rows, "
-    "is the honest one.", tol=1e-3)
+    "is the honest one.")
 
 # %% ../../nbs/exercises/lesson_94.ipynb #n04374cc
 def gain_over_floors(scores):
