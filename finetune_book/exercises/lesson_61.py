@@ -125,7 +125,7 @@ NO_DECAY = Exercise(
      "Which property have biases and scales of all architectures in common?", "Count the axes of the shape."),
     draw=draw_shapes, edges=((NAMED,),), given=no_decay_given)
 
-# %% ../../nbs/exercises/lesson_61.ipynb #n9f1fb05
+# %% ../../nbs/exercises/lesson_61.ipynb #nd95a240
 MOVES = Exercise(
     "61.5", "What moves in a frozen body", "c",
     {"a": "The hash is right, and so one would stop there. But `parameters()` holds neither BatchNorm's running "
@@ -146,7 +146,8 @@ BITFIT = Exercise(
     "61.6", "Biases alone", 17290,
     {14602: "The biases of the LayerNorms are missing: two in each layer and one above the embeddings, 7 · 384.",
      13450: "The last linear map is trained whole: its 10 · 384 weights count too, for its weights begin at random.",
-     164746: "The head here is the last linear map (`head_of`). The pooler belongs to the head group of `layer_groups`, "
+     164746: "The head here is the last linear map (`head_of`). The pooler belongs to the head group of "
+             "`layer_groups`, "
              "but of it BitFit moves the bias alone.",
      16522: "Above the layers there is a pooler with 384 biases and below them a LayerNorm with as many."},
     ("In a layer: four biases of 384, one of 1536, one of 384, and one in each of two LayerNorms.",

@@ -10,15 +10,17 @@ import numpy as np
 
 from finetune_book.exercises.forms import Exercise
 
-# %% ../../nbs/exercises/lesson_66.ipynb #nc912803
+# %% ../../nbs/exercises/lesson_66.ipynb #n929b5f9
 CORNER = Exercise(
     "66.1", "A box in the corner", 121 / 1024,
     {.5: "1 - λ is what the box would cover if no border cut it. Three quarters of it lie outside the picture here.",
      484 / 1024: "That is the whole box, 22 pixels wide. Its centre is the corner, so only one quarter is in the "
                  "picture.",
      .5 * (1 - .5**.5 / 4) ** 2: "(5) is the mean over all centres. This centre is the worst of them.",
-     .125: "A quarter of a half, nearly. Half a side, 11.31 pixels, is rounded down to 11 before the pixels are counted."},
-    ("Half a side of the box is half of √(1 - λ) times 32, rounded down.", "11 pixels reach from the corner inwards, in "
+     .125: "A quarter of a half, nearly. Half a side, 11.31 pixels, is rounded down to 11 before the pixels are "
+           "counted."},
+    ("Half a side of the box is half of √(1 - λ) times 32, rounded down.",
+     "11 pixels reach from the corner inwards, in "
                                                                           "both directions.", "11 · 11 of 32 · 32."),
     "Half a side is ⌊½ · √½ · 32⌋ = 11, and of the box only the quarter inside is seen: 121 of 1024 pixels. The target "
     "has to say 0.118 and not 0.5.")
@@ -102,16 +104,18 @@ FLOOR = Exercise(
      "-λ ln λ - (1 - λ) ln(1 - λ), with 0 ln 0 = 0; then the mean over the pictures."),
     draw=draw_shares_of, edges=((np.array([.5, 1.]),), (np.array([.3, .7, 0.]),)))
 
-# %% ../../nbs/exercises/lesson_66.ipynb #nffa39e7
+# %% ../../nbs/exercises/lesson_66.ipynb #ndb8a833
 EIGHT_OR_NONE = Exercise(
     "66.4", "Eight or none", "b",
     {"a": "The mean is right: 4 of 8. But it is a mean over batches. Within a batch all pictures share one coin, so no "
           "batch ever holds both.",
-     "c": "The transform knows nothing of the dimension it is given: it draws once per call, whether that is one picture "
+     "c": "The transform knows nothing of the dimension it is given: it draws once per call, whether that is one "
+          "picture "
           "or a batch.",
      "d": "One picture is mirrored half of the time in either way. What differs is how the pictures of one batch go "
           "together."},
-    ("How many coins does one call toss?", "So which numbers of flips can a batch have?", "0 or 8, each half of the time."),
+    ("How many coins does one call toss?", "So which numbers of flips can a batch have?",
+     "0 or 8, each half of the time."),
     "One call tosses one coin: 0 or 8 flips, each half of the time, mean 4. Each step's gradient sees one orientation "
     "only.",
     options={"a": "nothing: on average 4 of 8 are mirrored, as they should be",

@@ -12,22 +12,26 @@ import numpy as np
 
 from finetune_book.exercises.forms import Exercise
 
-# %% ../../nbs/exercises/lesson_71.ipynb #nd2ca7c6
+# %% ../../nbs/exercises/lesson_71.ipynb #n55aa264
 BELIEVED = Exercise(
     "71.1", "Believe what is shown?", 10 / 11,
     {.01: "That is the context alone. But that x is shown there is evidence too: it stays in one of ten chosen places.",
-     1.: "That would be so with b = 0. Of the chosen places as many get a random piece as are kept, and x may be one of "
+     1.: "That would be so with b = 0. Of the chosen places as many get a random piece as are kept, and x may be one "
+         "of "
          "those.",
-     .5: "Kept or random, one each: so half. But a random piece is x only once in 1,000 times, and a kept one here once "
+     .5: "Kept or random, one each: so half. But a random piece is x only once in 1,000 times, and a kept one here "
+         "once "
          "in 100.",
-     .1: "That is the share that is kept. Given that x is shown, kept and random have to be weighed against each other."},
+     .1: "That is the share that is kept. Given that x is shown, kept and random have to be weighed against each "
+         "other."},
     ("(2) with b = c = 0.1, p = 0.01 and V = 1000.", "c p = 0.001 and b / V = 0.0001.", "0.001 / 0.0011."),
     "Kept and x: 0.1 · 0.01. Random and x: 0.1 / 1000. Ten to one: a piece that fits ten times better than chance is "
     "believed.")
 
-# %% ../../nbs/exercises/lesson_71.ipynb #n6039abd
+# %% ../../nbs/exercises/lesson_71.ipynb #n9dbe5fa
 def passes(share, rate):
-    "Never hidden in k passes: (1 - rate)^k. That has to fall to 1 - share, so k is a quotient of logarithms, rounded up."
+    """Never hidden in k passes: (1 - rate)^k. That has to fall to 1 - share, so k is a quotient of logarithms,
+    rounded up."""
     return math.ceil(math.log(1 - share) / math.log(1 - rate))
 
 def passes_added(share, rate):
@@ -53,9 +57,10 @@ PASSES = Exercise(
      "Take logarithms; both are negative, so the sign turns. Round up."),
     draw=lambda rng: (rng.uniform(.2, .995), rng.uniform(.05, .5)), edges=((.9, .15),))
 
-# %% ../../nbs/exercises/lesson_71.ipynb #n9179cc7
+# %% ../../nbs/exercises/lesson_71.ipynb #na4e2213
 def whole_words(pieces, chosen):
-    "Number the words first, a piece without ## begins a new one; then a place is hidden if its word holds a chosen one."
+    """Number the words first, a piece without ## begins a new one; then a place is hidden if its word holds a
+    chosen one."""
     word = np.cumsum([not piece.startswith("##") for piece in pieces])
     hit = {w for w, c in zip(word, chosen) if c}
     return [w in hit for w in word]
@@ -71,7 +76,8 @@ def words_neighbours(pieces, chosen):
     "The pieces next to a chosen one. A word of three pieces, chosen at one end, keeps the other end in sight."
     n = len(pieces)
     def joined(i, j): return 0 <= i and j < n and pieces[j].startswith("##")
-    return [bool(chosen[i] or joined(i, i + 1) and chosen[i + 1] or joined(i - 1, i) and chosen[i - 1]) for i in range(n)]
+    def beside(i): return joined(i, i + 1) and chosen[i + 1] or joined(i - 1, i) and chosen[i - 1]
+    return [bool(chosen[i] or beside(i)) for i in range(n)]
 
 def words_whole_only(pieces, chosen):
     "That hides a word only if all its pieces are chosen. Then long words are nearly never asked."
@@ -94,11 +100,12 @@ WORDS = Exercise(
      "Which words hold a chosen place?", "A place is hidden if its word is one of those."),
     draw=draw_pieces, edges=((["no", "heart", "##bur", "##n", "."], [False, False, False, True, False]),))
 
-# %% ../../nbs/exercises/lesson_71.ipynb #nf8b3ef1
+# %% ../../nbs/exercises/lesson_71.ipynb #n18848bf
 NO_RANDOM = Exercise(
     "71.4", "Nothing random", "b",
     {"a": "Those places have a label and a loss, so they teach. What they teach is to copy: the answer stands there.",
-     "c": "That is the other corner, c = 0 with 20% random: there what is shown is always wrong. Kept places are always "
+     "c": "That is the other corner, c = 0 with 20% random: there what is shown is always wrong. Kept places are "
+          "always "
           "right.",
      "d": "Nothing tells `[MASK]` places from others before they are read, that is true. But a piece that is shown and "
           "no `[MASK]` is right in every case here, so no weighing is learned."},
@@ -139,7 +146,7 @@ PERPLEXITY = Exercise(
      "Put the batches together first.", "`np.concatenate`, then one mean, then one exponential."),
     draw=draw_losses_of, given=perplexity_of_given, edges=(((np.array([0.]), np.array([2., 2., 2.])),),))
 
-# %% ../../nbs/exercises/lesson_71.ipynb #n62ff22d
+# %% ../../nbs/exercises/lesson_71.ipynb #nfec5adc
 def one_hidden(ids, special, mask_id):
     "A row for each ordinary place, all copies of the sentence; in row k the k-th of those places shows [MASK]."
     places = [i for i, token in enumerate(ids) if token not in special]
@@ -148,11 +155,13 @@ def one_hidden(ids, special, mask_id):
     return rows
 
 def one_hidden_special(ids, special, mask_id):
-    "`[CLS]` and `[SEP]` are hidden too. Nobody needs to guess them: they stand in every sentence, and say little of it."
+    """`[CLS]` and `[SEP]` are hidden too. Nobody needs to guess them: they stand in every sentence, and say little
+    of it."""
     return np.where(np.eye(len(ids), dtype=bool), mask_id, ids)
 
 def one_hidden_so_far(ids, special, mask_id):
-    "What was hidden stays hidden, so the last word is asked without any context. Each row begins with the whole sentence."
+    """What was hidden stays hidden, so the last word is asked without any context. Each row begins with the whole
+    sentence."""
     rows = one_hidden(ids, special, mask_id)
     return np.where(np.cumsum(rows != ids, 0) > 0, mask_id, ids)
 

@@ -35,9 +35,10 @@ CANTOR = Exercise(
     "Copies that do not overlap satisfy m r^D = 1: with m = 4 and D = 1, r = ¼. Dust in the plane can be as thick as a "
     "line.")
 
-# %% ../../nbs/exercises/lesson_72.ipynb #n331b076
+# %% ../../nbs/exercises/lesson_72.ipynb #na02fcd2
 def fixed_point(A, b):
-    "A x + b = x means (I - A) x = b: one linear system. It can be solved, since A shrinks and so never has the eigenvalue 1."
+    """A x + b = x means (I - A) x = b: one linear system. It can be solved, since A shrinks and so never has the
+    eigenvalue 1."""
     return np.linalg.solve(np.eye(2) - A, b)
 
 def fixed_point_turned(A, b):
@@ -65,7 +66,7 @@ FIXED = Exercise(
     (fixed_point_turned, fixed_point_inverse, fixed_point_shift, fixed_point_few),
     ("Write A x + b = x and bring x to one side.", "(I - A) x = b.", "`np.linalg.solve`."), draw=draw_map)
 
-# %% ../../nbs/exercises/lesson_72.ipynb #n0f9be6f
+# %% ../../nbs/exercises/lesson_72.ipynb #neb326b6
 def odds(A, least):
     "Areas first, each raised to at least `least`, then divided by their sum: every map is taken now and then."
     area = np.maximum(np.abs(np.linalg.det(A)), least)
@@ -82,7 +83,8 @@ def odds_late(A, least):
     return np.maximum(area / area.sum(), least)
 
 def odds_by_length(A, least):
-    "By the largest singular value a map that flattens everything is as likely as one that covers an area. (3) has |det A|."
+    """By the largest singular value a map that flattens everything is as likely as one that covers an area. (3) has
+    |det A|."""
     area = np.maximum(np.linalg.norm(A, 2, axis=(1, 2)), least)
     return area / area.sum()
 
@@ -143,7 +145,7 @@ GREY = Exercise(
      "1 + c inside both logarithms."), draw=draw_counts_of, given=grey_levels_given,
     edges=((np.array([[0, 1], [1, 9]]),),))
 
-# %% ../../nbs/exercises/lesson_72.ipynb #n0fa041f
+# %% ../../nbs/exercises/lesson_72.ipynb #n3b4b0e3
 def julia(c, k, most):
     "Everybody moves in each step, those inside are counted; where |z| > 2 nothing is counted any more."
     z, inside, counts = c, np.abs(c) <= 2, np.zeros(c.shape, int)
@@ -154,7 +156,8 @@ def julia(c, k, most):
     return counts
 
 def julia_mandelbrot(c, k, most):
-    "That begins with 0 and adds the pixel: the Mandelbrot set. Julia's begins with the pixel and adds k, one k for all."
+    """That begins with 0 and adds the pixel: the Mandelbrot set. Julia's begins with the pixel and adds k, one k
+    for all."""
     return julia(np.zeros(c.shape, complex), c, most)
 
 def julia_late(c, k, most):

@@ -24,7 +24,7 @@ CONSTANT = Exercise(
      "All scores are equal, whatever τ is: each of the others has the same probability.", "1 in 5."),
     "Six views, five candidates, all with the same score: each gets 1/5 and the right one costs ln 5 = 1.609.")
 
-# %% ../../nbs/exercises/lesson_73.ipynb #n2b0247d
+# %% ../../nbs/exercises/lesson_73.ipynb #n1832fb4
 def weights_of_strangers(z, temperature):
     "A softmax over the strangers alone: diagonal and partner are taken out before, not after, and each row sums to 1."
     u, n = z / np.linalg.norm(z, axis=1, keepdims=True), len(z)
@@ -71,7 +71,8 @@ def weights_of_strangers_of(scores):
 STRANGERS = Exercise(
     "73.2", "The weight of strangers", weights_of_strangers,
     (weights_with_partner, weights_not_renormalised, weights_unscaled, weights_warmed, weights_neighbours),
-    ("Cosines first: divide each row by its length.", "Which two entries of row i are no strangers? i and (i + n) mod 2n.",
+    ("Cosines first: divide each row by its length.",
+     "Which two entries of row i are no strangers? i and (i + n) mod 2n.",
      "Set these to zero after the exponential (or to -inf before it), then divide each row by its sum."),
     draw=lambda rng: (rng.normal(size=(2 * rng.integers(3, 5), 2)), rng.uniform(.3, 2)),
     holds=(("Each row is shared out among the strangers, so it has to sum to 1.",
@@ -94,7 +95,7 @@ VIEWS = Exercise(
              "c": "parts and mirrors, but colours left as they are",
              "d": "it does not matter, as long as the loss falls"})
 
-# %% ../../nbs/exercises/lesson_73.ipynb #n8bb90ce
+# %% ../../nbs/exercises/lesson_73.ipynb #n57c20ef
 def mirrored_maps(maps, mirrored):
     "The bool of each picture gets three axes of length 1, so that it meets the axis of pictures and no other."
     return np.where(mirrored[:, None, None, None], maps[:, :, :, ::-1], maps)
@@ -111,7 +112,8 @@ def mirrored_channels(maps, mirrored):
     return np.where(mirrored[:, None, None], maps[:, :, :, ::-1], maps)
 
 def mirrored_all(maps, mirrored):
-    "All maps are mirrored as soon as one picture is. Each picture has its own coin, and its map has to follow that one."
+    """All maps are mirrored as soon as one picture is. Each picture has its own coin, and its map has to follow
+    that one."""
     return np.where(mirrored.any(), maps[:, :, :, ::-1], maps)
 
 def mirrored_none(maps, mirrored):
@@ -130,10 +132,11 @@ MIRRORED = Exercise(
      "With the last one: so each *column* has a coin, if there happen to be n of them.",
      "`mirrored[:, None, None, None]` has the shape (n, 1, 1, 1)."), draw=draw_maps, given=mirrored_maps_given)
 
-# %% ../../nbs/exercises/lesson_73.ipynb #nf0bbc9a
+# %% ../../nbs/exercises/lesson_73.ipynb #ne4b56a6
 HALF = Exercise(
     "73.5", "Half an imitation", .75,
-    {1.5: "Half of each deviation is missed, so half of 3: so it seems. The terms are *squared* errors: half the distance "
+    {1.5: "Half of each deviation is missed, so half of 3: so it seems. The terms are *squared* errors: half the "
+          "distance "
           "is a quarter of the share.",
      .25: "That is one term. (4) has three: two maps, and the means over places of the fourth.",
      .5: "Two terms. The third is the means over places of the fourth stage; half of those is missed too.",

@@ -156,9 +156,10 @@ BYTES = Exercise(
     draw=lambda rng: (int(rng.integers(1, 7)), int(rng.integers(50, 900)), int(rng.integers(8, 64)),
                       int(rng.integers(64, 200))), edges=((3, 14000, 384, 1536),))
 
-# %% ../../nbs/exercises/lesson_74.ipynb #ne3452d3
+# %% ../../nbs/exercises/lesson_74.ipynb #nb2723d1
 def new_names(names, layers):
-    "Read the number as a number: `encoder.layer.1.` is another layer than `encoder.layer.10.`, and what is cut has no name."
+    """Read the number as a number: `encoder.layer.1.` is another layer than `encoder.layer.10.`, and what is cut
+    has no name."""
     found = {}
     for name in names:
         layer = re.match(r"encoder\.layer\.(\d+)\.", name)
@@ -199,7 +200,8 @@ NAMES = Exercise(
     "74.6", "New names", new_names, (new_names_kept, new_names_prefix, new_names_layers_only, new_names_sorted),
     (r"`re.match(r'encoder\.layer\.(\d+)\.', name)` finds the number, or None.",
      "`layers.index(old)` is the new number.", "Names without a layer keep their name."),
-    draw=draw_names, edges=((["embeddings.x", "encoder.layer.1.a", "encoder.layer.2.a", "encoder.layer.11.a"], [2, 1]),))
+    draw=draw_names, edges=((["embeddings.x", "encoder.layer.1.a", "encoder.layer.2.a",
+     "encoder.layer.11.a"], [2, 1]),))
 
 # %% ../../nbs/exercises/lesson_74.ipynb #n332624a
 EXERCISES = [HOTTER, SLOPE, WITHOUT, FILLING, BYTES, NAMES]

@@ -10,7 +10,7 @@ import re
 
 from finetune_book.exercises.forms import Exercise
 
-# %% ../../nbs/exercises/lesson_91.ipynb #n48d5852
+# %% ../../nbs/exercises/lesson_91.ipynb #n8450018
 REFUSED = Exercise(
     "91.1", "Refused values", 3,
     {4: "Perhaps `lr=1` too, for 1 is a whole number? A whole number is a number, and `]` includes the limit. Or "
@@ -20,7 +20,8 @@ REFUSED = Exercise(
      5: "`lr=1` and `n=9` are limits that `]` includes, and `null` is a value where the annotation says None.",
      1: "Three are wrong, each in its own way: outside an open limit, below a closed one, not whole."},
     ("`(` excludes a limit, `]` includes it.", "0 for `lr`; and for `n`?", "0 is below 1, and 9.5 is not whole."),
-    "`lr=0` lies on an excluded limit, `n=0` below an included one, `n=9.5` is not whole. The others may run.", tol=1e-9)
+    "`lr=0` lies on an excluded limit, `n=0` below an included one, `n=9.5` is not whole. The others may "
+    "run.", tol=1e-9)
 
 # %% ../../nbs/exercises/lesson_91.ipynb #ndead01f
 def unit_of(comment):
@@ -59,7 +60,7 @@ UNIT = Exercise(
      r"`re.search(r', in ([^\[({]+)', comment)`.", "Strip what it found; None if it found nothing."),
     draw=draw_comment, edges=(("rows in train, in thousands [1..9]",), ("what is kept in memory",)))
 
-# %% ../../nbs/exercises/lesson_91.ipynb #n2f573e7
+# %% ../../nbs/exercises/lesson_91.ipynb #nf96dd94
 def publish(disk, name, parts):
     "Everything that can fail comes first; the name on the disk is touched once, when the whole text is there."
     text = ""
@@ -113,34 +114,38 @@ def draw_parts(rng):
 WHOLE = Exercise(
     "91.3", "Written half: find the fault", publish,
     (publish_leaving_part, publish_quiet, publish_removing, publish_longer),
-    ("What is on the disk if the second part never comes?", "When does the old page go? It should be the very last thing.",
+    ("What is on the disk if the second part never comes?",
+     "When does the old page go? It should be the very last thing.",
      "Collect the text first; then one assignment, which either happens or does not."),
     draw=draw_parts, use=on_a_disk, given=publish_given,
     edges=(({"page": "the old page"}, "page", ["first half, ", "(disk full)"]),))
 
-# %% ../../nbs/exercises/lesson_91.ipynb #n73cda27
+# %% ../../nbs/exercises/lesson_91.ipynb #nf3ba43a
 POWER = Exercise(
     "91.4", "The power fails", "b",
     {"a": "Each rename is atomic, so each *file* is old or new. Four renames are four moments, and the power failed "
           "between two of them.",
      "c": "Half a file is what writing in place leaves. These were written beside, forced to disk, and renamed whole.",
-     "d": "The page comes last on purpose, so that a page that is there has its record beside it. After two renames it is "
+     "d": "The page comes last on purpose, so that a page that is there has its record beside it. After two renames "
+          "it is "
           "still the old one."},
     ("What is atomic: a rename, or four of them?", "The page is renamed last."),
-    "Each file is whole, old or new. The numbers and the record are new, the notebook and the page old: the hashes in the "
+    "Each file is whole, old or new. The numbers and the record are new, the notebook and the page old: the hashes in "
+    "the "
     "record tell.",
     options={"a": "the old report, whole: nothing was published",
              "b": "new numbers and a new record beside the old notebook and the old page",
              "c": "one of the files is cut off in the middle",
              "d": "the new page, but the old record"})
 
-# %% ../../nbs/exercises/lesson_91.ipynb #n01863e1
+# %% ../../nbs/exercises/lesson_91.ipynb #n6bfaa9e
 def torn(record, numbers):
     "All that the smaller file says has to stand in the larger one as well; the record may say more."
     return any(name not in record or record[name] != value for name, value in numbers.items())
 
 def torn_unequal(record, numbers):
-    "The record says more than the numbers do (seconds, machine, hashes), so the two are never equal: every report would be torn."
+    """The record says more than the numbers do (seconds, machine, hashes), so the two are never equal: every report
+    would be torn."""
     return record != numbers
 
 def torn_metrics(record, numbers):
@@ -168,11 +173,12 @@ def draw_two_files(rng):
 
 TORN = Exercise(
     "91.5", "Torn?", torn, (torn_unequal, torn_metrics, torn_names, torn_shared),
-    ("The metrics stand in both files. What must hold between the two?", "Each name of `numbers` is in `record`, with the "
+    ("The metrics stand in both files. What must hold between the two?",
+     "Each name of `numbers` is in `record`, with the "
                                                                         "same value.", "`any(… for name, value in "
                                                                         "numbers.items())`."), draw=draw_two_files)
 
-# %% ../../nbs/exercises/lesson_91.ipynb #n096f101
+# %% ../../nbs/exercises/lesson_91.ipynb #n6e2e9f3
 def hidden_requests(page):
     "A browser fetches what a `src` names, and what a `link` names; a link to click is an `a` and waits."
     tags = re.findall(r"<(\w+)[^>]*?\s(src|href)=[\"']?((?:https?:)?//[^\s\"'>]+)", page)
@@ -191,7 +197,8 @@ def requests_http(page):
     return [address for address in hidden_requests(page) if address.startswith("http")]
 
 def requests_inside(page):
-    "A picture inside the page (`data:`) and a file beside it make no request to another host: only //, http:// and https://."
+    """A picture inside the page (`data:`) and a file beside it make no request to another host: only //, http://
+    and https://."""
     tags = re.findall(r"<(\w+)[^>]*?\s(src|href)=[\"']?([^\s\"'>]+)", page)
     return [address for tag, attribute, address in tags if attribute == "src" or tag == "link"]
 

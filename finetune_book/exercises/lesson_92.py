@@ -10,10 +10,11 @@ from pathlib import PurePosixPath
 
 from finetune_book.exercises.forms import Exercise
 
-# %% ../../nbs/exercises/lesson_92.ipynb #n0b9d7a7
+# %% ../../nbs/exercises/lesson_92.ipynb #nd2515e1
 ROOM = Exercise(
     "92.1", "How far it may move", .03,
-    {.04: "5% of 0.80 would hold for a number that stands alone. This one has an interval, and the interval says what a "
+    {.04: "5% of 0.80 would hold for a number that stands alone. This one has an interval, and the interval says what "
+          "a "
           "movement means.",
      .06: "That is the whole width. At most half of it: further, and the new value lies outside of what the old one "
           "claimed.",
@@ -31,7 +32,8 @@ def room_added(value, band, floor):
     return band * abs(value) + floor
 
 def room_signed(value, band, floor):
-    "The size of a negative number is its absolute value: without it a log-likelihood of -200 would have the floor alone."
+    """The size of a negative number is its absolute value: without it a log-likelihood of -200 would have the floor
+    alone."""
     return max(band * value, floor)
 
 def room_least(value, band, floor):
@@ -47,7 +49,7 @@ FLOORED = Exercise(
     ("Two allowances, and the larger one holds.", "The band is a share of a number's *size*."),
     draw=lambda rng: (rng.normal() * 10 ** rng.uniform(-4, 1), rng.uniform(.01, .2), 10 ** rng.uniform(-4, -1)))
 
-# %% ../../nbs/exercises/lesson_92.ipynb #nd4a1f03
+# %% ../../nbs/exercises/lesson_92.ipynb #ne77a24d
 def moved(before, after):
     "All names of both runs; a value that only one of them has differs, and so does True from 1."
     def differs(name):
@@ -83,24 +85,26 @@ def draw_two_runs(rng):
 
 MOVED = Exercise(
     "92.3", "What moved: find the fault", moved, (moved_lost, moved_equal, moved_new),
-    ("What does it say of a metric that the second run no longer has?", "Walk over the names of both: `{*before, *after}`.",
+    ("What does it say of a metric that the second run no longer has?",
+     "Walk over the names of both: `{*before, *after}`.",
      "And what of True in one run and 1 in the other? The lesson compares types as well."),
     draw=draw_two_runs, given=moved_given,
     edges=(({"stopped": True, "f1": .5}, {"stopped": 1, "f1": .5}), ({"f1": .5}, {}), ({}, {"f1": .5})))
 
-# %% ../../nbs/exercises/lesson_92.ipynb #n4da6f52
+# %% ../../nbs/exercises/lesson_92.ipynb #n689e031
 EXCUSES = Exercise(
     "92.4", "Which difference excuses nothing", "c",
     {"a": "Another number of threads adds in another order, and the last bits may differ: the band holds.",
      "b": "Another processor may have wider vectors and add in another order: the band holds.",
      "d": "Another version of a package may round otherwise, and the reader did not choose it: the band holds."},
     ("What makes it another *place*?", "And what is the thing that `verify` wants to catch?"),
-    "Packages, processor and threads make another place. An edit of the library is what is to be caught: the numbers have "
+    "Packages, processor and threads make another place. An edit of the library is what is to be caught: the numbers "
+    "have "
     "to be the same to the last bit, or the report does not hold.",
     options={"a": "two threads in place of one", "b": "another processor",
              "c": "another hash of the book's library", "d": "another version of torch"})
 
-# %% ../../nbs/exercises/lesson_92.ipynb #n303b97a
+# %% ../../nbs/exercises/lesson_92.ipynb #n8c9aca0
 def named_files(table, paths):
     "Relative to the folder of the table, as whoever wrote the table meant it; each once, in order."
     folder = PurePosixPath(table).parent
@@ -130,7 +134,8 @@ def draw_table(rng):
 FILES = Exercise(
     "92.5", "Files that a table names", named_files,
     (named_as_they_are, named_below_table, named_twice, named_bare),
-    ("`PurePosixPath(table).parent` is the folder of the table.", "`folder / path` joins; a path from the root stays as it is.",
+    ("`PurePosixPath(table).parent` is the folder of the table.",
+     "`folder / path` joins; a path from the root stays as it is.",
      "A set, then `sorted`."), draw=draw_table)
 
 # %% ../../nbs/exercises/lesson_92.ipynb #n85b7537

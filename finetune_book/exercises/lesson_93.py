@@ -12,22 +12,26 @@ import numpy as np
 
 from finetune_book.exercises.forms import Exercise
 
-# %% ../../nbs/exercises/lesson_93.ipynb #nf99a52b
+# %% ../../nbs/exercises/lesson_93.ipynb #n3d9f735
 LOW_END = Exercise(
     "93.1", "Three seeds", .03 - 4.302653 * .0014**.5 / 6**.5,
-    {.03 - 1.959964 * .0014**.5 / 6**.5: "1.96 is the normal quantile, for a spread that is known. Three values hardly know "
+    {.03 - 1.959964 * .0014**.5 / 6**.5: "1.96 is the normal quantile, for a spread that is known. Three values "
+                                         "hardly know "
                                          "their own spread: with two degrees of freedom it is 4.30.",
-     .03 - 4.302653 * .0014**.5 / 3: "The spread was divided by n. The mean has already used up one of the three values: "
+     .03 - 4.302653 * .0014**.5 / 3: "The spread was divided by n. The mean has already used up one of the three "
+                                     "values: "
                                      "n - 1 = 2.",
-     .03 - 4.302653 * (.0014 / 2)**.5: "√n is missing: that is the scatter of one difference. The mean of three scatters "
+     .03 - 4.302653 * (.0014 / 2)**.5: "√n is missing: that is the scatter of one difference. The mean of three "
+                                       "scatters "
                                        "less.",
      .01: "The smallest difference is what the bootstrap says of three values. It calls one in four equal pairs "
           "different."},
     ("The mean is 0.03, the deviations -0.02, -0.01 and 0.03.", "s² = (0.0004 + 0.0001 + 0.0009) / 2 = 0.0007.",
      "0.03 - 4.303 · √0.0007 / √3."),
-    "0.03 - 4.303 · 0.02646 / 1.732 = -0.0357: all three differences are positive, and still there is no clear difference.")
+    "0.03 - 4.303 · 0.02646 / 1.732 = -0.0357: all three differences are positive, and still there is no clear "
+    "difference.")
 
-# %% ../../nbs/exercises/lesson_93.ipynb #n7902b56
+# %% ../../nbs/exercises/lesson_93.ipynb #n39e0b42
 def level_of(k):
     "Among k settings there are k (k - 1) / 2 pairs; each looks once, and each pays its part of 5%."
     return 1 - .05 / (k * (k - 1) / 2)
@@ -36,7 +40,8 @@ def level_of_given(k):
     return 1 - .05 / k
 
 def level_both_ways(k):
-    "Each pair is counted twice, as (a, b) and as (b, a). That is one look: the interval of b - a is that of a - b turned."
+    """Each pair is counted twice, as (a, b) and as (b, a). That is one look: the interval of b - a is that of a - b
+    turned."""
     return 1 - .05 / (k * (k - 1))
 
 def level_squared(k):
@@ -48,7 +53,8 @@ def level_alike(k):
     return .95
 
 def level_shrunk(k):
-    "That is the chance that all independent 95% intervals hold. It is what goes wrong, and not the level that mends it."
+    """That is the chance that all independent 95% intervals hold. It is what goes wrong, and not the level that
+    mends it."""
     return .95 ** (k * (k - 1) / 2)
 
 LEVEL = Exercise(
@@ -90,10 +96,11 @@ SEEDS = Exercise(
      "t · s / √n ≤ δ with s = σ √(2 (1 - ρ)), from (1).", "n is in t as well: begin with n = 2 and go up."),
     draw=lambda rng: (rng.uniform(.015, .03), rng.uniform(.01, .03), rng.uniform(0, .9)), edges=((.02, .02, .5),))
 
-# %% ../../nbs/exercises/lesson_93.ipynb #nce2410f
+# %% ../../nbs/exercises/lesson_93.ipynb #n0075e00
 BEST_RUN = Exercise(
     "93.4", "The best run", "d",
-    {"a": "The score was measured, and on a test set too. But it was chosen because it is high: of 24 equal runs the best "
+    {"a": "The score was measured, and on a test set too. But it was chosen because it is high: of 24 equal runs the "
+          "best "
           "lies two standard deviations above what the next seed will give.",
      "b": "Averaging over the seeds of the *same* sweep helps, since luck averages out in part. The setting was still "
           "chosen by these very scores, so its mean is too high as well.",
@@ -106,9 +113,10 @@ BEST_RUN = Exercise(
              "c": "that mean, with Student's interval",
              "d": "the mean of that setting over seeds that took no part in the choice"})
 
-# %% ../../nbs/exercises/lesson_93.ipynb #n65c80b2
+# %% ../../nbs/exercises/lesson_93.ipynb #n1e9b7a3
 def starts(free, peak, holding):
-    "What the running ones may still grow by is taken off first; each new one holds nothing yet and may grow to the peak."
+    """What the running ones may still grow by is taken off first; each new one holds nothing yet and may grow to
+    the peak."""
     left, n = free - sum(max(0, peak - held) for held in holding), 0
     while left >= 1.2 * peak: n, left = n + 1, left - peak
     return n
@@ -130,7 +138,8 @@ def starts_tight(free, peak, holding):
     return n
 
 def starts_dear(free, peak, holding):
-    "Each new run was charged 1.2 peaks. (3) asks for that much room before a start; what it reserves afterwards is one peak."
+    """Each new run was charged 1.2 peaks. (3) asks for that much room before a start; what it reserves afterwards
+    is one peak."""
     left, n = free - sum(max(0, peak - held) for held in holding), 0
     while left >= 1.2 * peak: n, left = n + 1, left - 1.2 * peak
     return n
@@ -150,7 +159,8 @@ STARTS = Exercise(
     "93.5", "One more, and one more", starts,
     (starts_by_quotient, starts_now, starts_tight, starts_dear, starts_credit),
     ("First the left side of (3): what is free, less what the running ones may still grow by.",
-     "Is it 1.2 peaks or more? Then one starts. It holds 0, so it may grow by a whole peak.", "A loop, until it is too little."),
+     "Is it 1.2 peaks or more? Then one starts. It holds 0, so it may grow by a whole peak.",
+     "A loop, until it is too little."),
     draw=draw_memory, edges=((3000, 1500, [1000]), (10000, 1000, [500, 1300])))
 
 # %% ../../nbs/exercises/lesson_93.ipynb #na75f344

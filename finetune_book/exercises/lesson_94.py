@@ -10,7 +10,7 @@ import math
 
 from finetune_book.exercises.forms import Exercise
 
-# %% ../../nbs/exercises/lesson_94.ipynb #n52bb335
+# %% ../../nbs/exercises/lesson_94.ipynb #n3a1ee63
 ENOUGH = Exercise(
     "94.1", "Rows for a gain of a tenth", 112,
     {111: "Rounded down. With 111 rows the gain does not quite stand clear of zero: the number of rows has to be *at "
@@ -26,7 +26,8 @@ def rows_for(gain, disagree):
     return math.ceil(1.96**2 * (disagree - gain**2) / gain**2)
 
 def rows_for_binomial(gain, disagree):
-    "p (1 - p) is the variance of a single share. d is -1, 0 or 1, and its mean is the gain, not the share that disagrees."
+    """p (1 - p) is the variance of a single share. d is -1, 0 or 1, and its mean is the gain, not the share that
+    disagrees."""
     return math.ceil(1.96**2 * disagree * (1 - disagree) / gain**2)
 
 def rows_for_rough(gain, disagree):
@@ -51,7 +52,7 @@ ROWS = Exercise(
     ("Which of the two sums in (1) is `disagree`?", "σ² = disagree - gain².", "(2), rounded up."), draw=draw_gain,
     edges=((.02, .1), (.02, .4)))
 
-# %% ../../nbs/exercises/lesson_94.ipynb #n4d9282d
+# %% ../../nbs/exercises/lesson_94.ipynb #n9685ae9
 PATIENTS = Exercise(
     "94.3", "Rows of one patient", 681,
     {227: "227 patients do it, and that is 681 rows. Rows that say the same thing again tell nothing new.",
@@ -59,10 +60,11 @@ PATIENTS = Exercise(
      76: "More rows from each patient seem to help. They would if they were independent: these three always agree.",
      2043: "That is 227 · 9. Of m equal rows one counts: the factor is m, not its square."},
     ("How many independent things do 3 equal rows say?", "So it takes 227 patients.", "With three rows each."),
-    "Three equal rows count as one, so 227 patients are needed, with 681 rows. The interval over patients, not over rows, "
+    "Three equal rows count as one, so 227 patients are needed, with 681 rows. The interval over patients, not over "
+    "rows, "
     "is the honest one.")
 
-# %% ../../nbs/exercises/lesson_94.ipynb #n04374cc
+# %% ../../nbs/exercises/lesson_94.ipynb #n394bdae
 def gain_over_floors(scores):
     "The last rung against the best of the others: whoever is beaten by something cheaper has no gain."
     *others, asked = scores.values()
@@ -98,20 +100,25 @@ def draw_ladder(rng):
 GAIN = Exercise(
     "94.4", "Better than what: find the fault", gain_over_floors,
     (gain_over_last, gain_over_all, gain_over_mean, gain_of_best),
-    ("The majority is beaten by anything. Who else stands on the ladder?", "Against which of the others is a gain a gain?",
+    ("The majority is beaten by anything. Who else stands on the ladder?",
+     "Against which of the others is a gain a gain?",
      "Against the best of them, without the one that is asked about."),
     draw=draw_ladder, given=gain_over_floors_given,
     edges=(({"majority": .4, "letters": .7, "words": .6, "fine-tuned": .65},),))
 
-# %% ../../nbs/exercises/lesson_94.ipynb #n65d16b0
+# %% ../../nbs/exercises/lesson_94.ipynb #n66fd31c
 AFTER = Exercise(
     "94.5", "Some of the classes", "b",
-    {"a": "The groups stay whole in either way: the split sees to that. What changes is which groups fall on which side.",
-     "c": "It would be nice to spare the work. But the split is drawn from the rows that it is given, and other rows give "
+    {"a": "The groups stay whole in either way: the split sees to that. What changes is which groups fall on which "
+          "side.",
+     "c": "It would be nice to spare the work. But the split is drawn from the rows that it is given, and other rows "
+          "give "
           "another draw.",
-     "d": "The floor is computed from the rows that are left, in either way. It is the test rows that would be others."},
+     "d": "The floor is computed from the rows that are left, in either way. It is the test rows that would be "
+          "others."},
     ("What does the split draw from?", "With fewer rows, do the same rows fall into the test set?"),
-    "The split is drawn from the rows it is given. Chosen after it, the classes leave every row on its side, and runs with "
+    "The split is drawn from the rows it is given. Chosen after it, the classes leave every row on its side, and runs "
+    "with "
     "all classes and with some share their test rows.",
     options={"a": "before, groups would be torn apart",
              "b": "before, other rows would fall into the test set, and runs could not be compared row by row",
@@ -127,12 +134,13 @@ TOMORROW = Exercise(
      "d": "The seed decides what is drawn at random. The rate is not drawn: it is an input that nobody wrote down."},
     ("What are the ingredients of a report?", "Is the rate among them?", "If not: what differs tomorrow, as far as the "
                                                                          "record knows?"),
-    "Nothing that the record knows has changed, so nothing would be run: the report is current as far as can be told. An "
+    "Nothing that the record knows has changed, so nothing would be run: the report is current as far as can be told. "
+    "An "
     "input has to come in as a parameter or as a file; then a new rate is a reason.",
     options={"a": "that the rate has changed", "b": "that a file which it read has changed",
              "c": "nothing: no reason to run", "d": "that the seed no longer fits"})
 
-# %% ../../nbs/exercises/lesson_94.ipynb #n4679ea1
+# %% ../../nbs/exercises/lesson_94.ipynb #n97d1c43
 def as_parameter(source, name, default):
     "The line that fetched goes, with its import or not; a literal with what it means stands in the parameters instead."
     lines = source.splitlines()
@@ -158,7 +166,8 @@ def as_parameter_text(source, name, default):
     return f"{name} = {default}  # as of the day of the report", kept
 
 def as_parameter_any(source, name, default):
-    "Where nothing sets the name there is nothing to replace: a parameter that nobody uses would be declared. Refuse it."
+    """Where nothing sets the name there is nothing to replace: a parameter that nobody uses would be declared.
+    Refuse it."""
     kept = [line for line in source.splitlines() if not line.startswith(f"{name} = ")]
     return f"{name} = {default!r}  # as of the day of the report", "\n".join(kept)
 
