@@ -54,13 +54,14 @@ def own_optimizers():
         handle.remove()
         for optimizer, state in before.values(): optimizer.load_state_dict(state)
 
-# %% ../nbs/5_training/56_invariants.ipynb #n856d5e9
+# %% ../nbs/5_training/56_invariants.ipynb #n09416bb
 @contextmanager
 def own_tensors(modules):
     "Parameters, buffers and modes are the same afterwards; inside, gradients begin at None."
     modes = [(m, m.training) for m in modules]
-    slots = [(s, name, t) for m in modules for s in (m._parameters, m._buffers) for name, t in s.items() if t is not None]
-    tensors = {id(t): (t, t.detach().clone(), t.grad if t.is_leaf else None, t.requires_grad) for _, _, t in slots}
+    homes = [home for m in modules for home in (m._parameters, m._buffers)]
+    slots = [(home, name, t) for home in homes for name, t in home.items() if t is not None]
+    tensors = {id(t): (t, t.detach().clone(), t.grad if t.is_leaf else None, t.requires_grad) for *_, t in slots}
     for t, *_ in tensors.values():
         if t.is_leaf: t.grad = None
     try: yield
@@ -82,7 +83,7 @@ def untouched(model=None, keep=()):
     finally:
         for thing, state in states: thing.load_state_dict(state)
 
-# %% ../nbs/5_training/56_invariants.ipynb #nfc47672
+# %% ../nbs/5_training/56_invariants.ipynb #n29fb721
 def call(model, batch):
     "What the model says of a batch: a dict goes in by name, a tuple or list by place, a tensor alone."
     if isinstance(batch, Mapping): return model(**batch)
@@ -99,7 +100,8 @@ def scores(output):
 
 def named_inputs(batch):
     "name or place → tensor, of what goes into a model."
-    items = batch.items() if isinstance(batch, Mapping) else enumerate(batch if isinstance(batch, (tuple, list)) else [batch])
+    if not isinstance(batch, (Mapping, tuple, list)): batch = [batch]
+    items = batch.items() if isinstance(batch, Mapping) else enumerate(batch)
     found = {name: value for name, value in items if isinstance(value, torch.Tensor) and value.ndim}
     if not found: raise InputError("the batch holds no tensor with rows: give what goes into the model, as tensors")
     return found
@@ -110,7 +112,7 @@ def like(batch, change):
     if isinstance(batch, Mapping): return {name: new(name, value) for name, value in batch.items()}
     return tuple(new(i, value) for i, value in enumerate(batch)) if isinstance(batch, (tuple, list)) else new(0, batch)
 
-# %% ../nbs/5_training/56_invariants.ipynb #n2721099
+# %% ../nbs/5_training/56_invariants.ipynb #nf02ddd2
 def check_inputs(model, batch, labels):
     "Rows, devices and the dimensions of token numbers."
     inputs = named_inputs(batch)
@@ -135,7 +137,8 @@ def check_targets(labels, n_classes):
     if labels.is_meta: return
     wrong = labels[(labels != -100) & ((labels < 0) | (labels >= n_classes))]
     if len(wrong):
-        broken(f"label {wrong[0].item()} is not one of 0 to {n_classes - 1}", "classes counted from 1, or a class too few")
+        broken(f"label {wrong[0].item()} is not one of 0 to {n_classes - 1}",
+               "classes counted from 1, or a class too few")
 
 @contextmanager
 def windows(model):
@@ -184,9 +187,10 @@ def check_shapes(model, batch, labels=None, n_classes=None):
         broken(f"{name} moves a window of {' × '.join(map(str, size))} over a map of one place: all but one of the "
                "numbers it reads are filling", "a stem that halves the picture, made for 224 pixels and fed 32")
 
-# %% ../nbs/5_training/56_invariants.ipynb #nbeff254
+# %% ../nbs/5_training/56_invariants.ipynb #nd6dbece
 def answers(model, batch):
     "Scores in eval mode, without a graph; finite, and not all 0."
+    named_inputs(batch)
     model.eval()
     with torch.no_grad(): out = scores(call(model, batch)).detach().clone()
     if not out.isfinite().all():
@@ -213,7 +217,7 @@ def steady(model, batch, tol=None):
     moved = [name for name, t in model.named_buffers() if name in seen and not torch.equal(t, seen[name])]
     if moved:
         broken(f"{listed(moved, 3)} moves while the model is asked in eval mode",
-               "a BatchNorm that stays in training mode: a train() of its own, or a plain list that eval() does not reach")
+               "a BatchNorm that stays in training mode, by a train() of its own or in a list that eval() misses")
     return first
 
 # %% ../nbs/5_training/56_invariants.ipynb #n9055fdf
@@ -246,7 +250,7 @@ def filled(batch, extra, side, fill):
     mask = inputs.get("attention_mask")
     return like(batch, longer), t, mask.bool() if mask is not None and mask.shape == (n, t) else None
 
-# %% ../nbs/5_training/56_invariants.ipynb #nfe1cecc
+# %% ../nbs/5_training/56_invariants.ipynb #nbd68e4d
 def check_padding_invariant(model, batch, extra=8, side="right", fill=None, tol=None):
     """Broken if more filling changes the answers.
 
@@ -272,8 +276,8 @@ def check_padding_invariant(model, batch, extra=8, side="right", fill=None, tol=
         a = steady(model, batch, tol)
         try: b = answers(model, longer)
         except (IndexError, RuntimeError) as e:
-            raise InputError(f"the model does not take {t + extra} places ({shorten(e, 80)}): give a shorter batch or a "
-                             "smaller `extra`") from e
+            raise InputError(f"the model does not take {t + extra} places ({shorten(e, 80)}): give a shorter batch "
+                             "or a smaller `extra`") from e
     if b.ndim > 1 and b.shape[1] == a.shape[1] + extra: b = b[:, :-extra] if side == "right" else b[:, extra:]
     if real is not None and a.ndim > 2 and a.shape[:2] == b.shape[:2] == real.shape: a, b = a[real], b[real]
     check_same(a, b, f"{extra} places of filling change the answers",
@@ -337,7 +341,7 @@ def check_gradients_cleared(model, step, keep=()):
             broken("a step adds its gradients to those of the step before",
                    "optimizer.zero_grad() is never called; each step walks along the sum of all gradients so far")
 
-# %% ../nbs/5_training/56_invariants.ipynb #n9746dc6
+# %% ../nbs/5_training/56_invariants.ipynb #n713b4da
 def frozen_names(model, frozen):
     "Names of parameters and buffers below the modules that are said to be frozen; the others."
     given = [frozen] if isinstance(frozen, (str, nn.Module)) else list(frozen)
@@ -346,7 +350,8 @@ def frozen_names(model, frozen):
     names = [*dict(model.named_parameters()), *dict(model.named_buffers())]
     for head in heads:
         if not any(inside(n, head) for n in names):
-            raise InputError(f"frozen={head!r}: no such part; the model has {listed(n for n, _ in model.named_children())}")
+            parts = listed(n for n, _ in model.named_children())
+            raise InputError(f"frozen={head!r}: no such part; the model has {parts}")
     return {n for n in names if any(inside(n, head) for head in heads)}
 
 def inside(name, head): return not head or name == head or name.startswith(head + ".")
@@ -381,10 +386,10 @@ def check_frozen(model, frozen, step, keep=()):
     if not moved & set(params):
         broken("nothing moves in three steps", "an optimizer made before the head was replaced, or a rate of 0")
 
-# %% ../nbs/5_training/56_invariants.ipynb #n57917b8
+# %% ../nbs/5_training/56_invariants.ipynb #n8a2e915
 def bits_of(result):
     "What a training gives, as one thing to compare: the tensors of a model, an array, a number."
-    if isinstance(result, nn.Module): return {name: t.detach().cpu().clone() for name, t in result.state_dict().items()}
+    if isinstance(result, nn.Module): result = result.state_dict()
     if isinstance(result, Mapping): return {k: bits_of(v) for k, v in result.items()}
     if isinstance(result, torch.Tensor): return result.detach().cpu().clone()
     return np.array(result)
@@ -481,9 +486,9 @@ def check_batch_invariant(model, batch, tol=None):
         back = torch.arange(n - 1, -1, -1)
         check_same(whole[back], answers(model, part(back)), "rows in reverse order: the answers differ", usual, tol)
 
-# %% ../nbs/5_training/56_invariants.ipynb #nfbc3f13
+# %% ../nbs/5_training/56_invariants.ipynb #nac3067e
 def default_loss(out, labels):
-    "Cross-entropy for whole numbers; for floats of the scores' shape squared error, or binary cross-entropy if all are 0 or 1."
+    "Cross-entropy for whole numbers; for floats the squared error, or binary cross-entropy if all are 0 or 1."
     if not labels.is_floating_point():
         if out.shape[:-1] == labels.shape: out, labels = out.reshape(-1, out.shape[-1]), labels.reshape(-1)
         return nn.functional.cross_entropy(out, labels)
@@ -513,8 +518,9 @@ def hidden(model):
             parts = value.values() if isinstance(value, dict) else value
             if key.startswith("_") or not isinstance(value, (dict, list, tuple)): continue
             for part in parts:
-                own = part.parameters() if isinstance(part, nn.Module) else [part] if isinstance(part, nn.Parameter) else []
-                if id(part) not in known and any(p.requires_grad and id(p) not in known for p in own):
+                own = part.parameters() if isinstance(part, nn.Module) else [part]
+                own = [p for p in own if isinstance(p, nn.Parameter) and p.requires_grad]
+                if id(part) not in known and any(id(p) not in known for p in own):
                     yield f"{name}.{key}".lstrip(".")
                     break
 
