@@ -32,6 +32,14 @@ MEANT = {
     "51_trainer.ipynb: torch.default_generator.manual_seed outside torch.random.fork_rng": "where trainer is exported from",
     "51_trainer.ipynb: torch.cuda.manual_seed outside torch.random.fork_rng": "where trainer is exported from",
     "51_trainer.ipynb: torch.mps.manual_seed outside torch.random.fork_rng": "where trainer is exported from",
+    "invariants: random.getstate uses global random state": "`own_random` puts back what it found, so that a check leaves no trace",
+    "invariants: random.setstate uses global random state": "`own_random` puts back what it found, so that a check leaves no trace",
+    "invariants: numpy.random.get_state uses global random state": "`own_random` puts back what it found, so that a check leaves no trace",
+    "invariants: numpy.random.set_state uses global random state": "`own_random` puts back what it found, so that a check leaves no trace",
+    "56_invariants.ipynb: random.getstate uses global random state": "`own_random` puts back what it found, so that a check leaves no trace",
+    "56_invariants.ipynb: random.setstate uses global random state": "`own_random` puts back what it found, so that a check leaves no trace",
+    "56_invariants.ipynb: numpy.random.get_state uses global random state": "`own_random` puts back what it found, so that a check leaves no trace",
+    "56_invariants.ipynb: numpy.random.set_state uses global random state": "`own_random` puts back what it found, so that a check leaves no trace",
     "52_callbacks.ipynb: torch.load without weights_only=True": "shows a hostile checkpoint run its code, before the safe way",
 }
 
