@@ -83,8 +83,7 @@ def train(
     validation: Validation = .1,
     seed: Seed = 0,
     out: Annotated[Path, out_option("Folder for the model.")] = Path("model"),
-    quiet: Quiet = False,
-):
+    quiet: Quiet = False):
     """Fine-tune a model on texts or pictures and save it.
 
     \b

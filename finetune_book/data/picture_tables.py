@@ -140,7 +140,8 @@ def split_tables(source, group=None, target_type=None, **columns):
     asked = dict(group=group, target_type=target_type, **columns)
     if isinstance(found, pd.DataFrame) or not found.is_dir(): return {"all": listed_pictures(found, **asked)}
     if has_tables(found): return {s: listed_pictures(f, **asked) for s, f in split_files(found).items()}
-    if group is not None: raise InputError(f"group={group!r}: {found} is a folder; only a table of pictures has such a column")
+    if group is not None:
+        raise InputError(f"group={group!r}: {found} is a folder; only a table of pictures has such a column")
     folders = split_folders(found) or {"all": found}
     return {s: folder_pictures(f, found, target_type) for s, f in folders.items()}
 

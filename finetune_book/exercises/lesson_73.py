@@ -50,6 +50,7 @@ def weights_unscaled(z, temperature):
     "Without dividing by the lengths a long z counts for more. Similarity in (1) is the cosine."
     return weights_of_strangers_of(z @ z.T / temperature)
 
+# %% ../../nbs/exercises/lesson_73.ipynb #n33f8b5c
 def weights_warmed(z, temperature):
     "The temperature multiplies. In (1) it divides: a *small* τ is choosy and looks at the hardest stranger."
     u = z / np.linalg.norm(z, axis=1, keepdims=True)

@@ -182,6 +182,7 @@ def new_names_prefix(names, layers):
         found |= {name: f"encoder.layer.{new}" + name.removeprefix(head) for name in names if name.startswith(head)}
     return found
 
+# %% ../../nbs/exercises/lesson_74.ipynb #na8a9b1f
 def new_names_layers_only(names, layers):
     "Only the layers are there. Embeddings and pooler are kept as they are; without them the student begins blind."
     return {k: v for k, v in new_names(names, layers).items() if k.startswith("encoder.layer.")}

@@ -89,6 +89,7 @@ def publish_removing(disk, name, parts):
         del disk[name]
         raise
 
+# %% ../../nbs/exercises/lesson_91.ipynb #n99476e3
 def publish_longer(disk, name, parts):
     "That adds to the old page. A report takes the place of the last one."
     publish(disk, name, parts)

@@ -137,6 +137,7 @@ def starts_tight(free, peak, holding):
     while left >= peak: n, left = n + 1, left - peak
     return n
 
+# %% ../../nbs/exercises/lesson_93.ipynb #ne7ad240
 def starts_dear(free, peak, holding):
     """Each new run was charged 1.2 peaks. (3) asks for that much room before a start; what it reserves afterwards
     is one peak."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from fastcore.basics import patch
 
 from ..checks import shorten
 from ..data.audit import picture_findings, text_findings
@@ -110,9 +111,6 @@ class PictureExamples:
     def copies(self, frame): return duplicate_pictures(stacked(frame.picture))
     def together(self, drawn, copies): return join_groups(copies[drawn.index], drawn.get("group"))
 
-    def findings(self, whole, labels, seen, more=()):
-        return [*picture_findings(whole["name"], labels, [sides_of(s) for s in whole.source], *seen), *more]
-
     def classifier(self):
         from finetune_book.vision.classifier import ImageClassifier
         return ImageClassifier
@@ -121,8 +119,14 @@ class PictureExamples:
         from finetune_book.vision.classifier import ImageRegressor
         return ImageRegressor
 
-    def show_doubt(self, doubted, drawn):
-        first = doubted.head(14)
-        titles = [f"{s.label} →\n{s.likely} {s.own:.2f}" for s in first.itertuples()]
-        judge = "each with its label, what the judge says, and the chance it leaves to the label"
-        show_sheet(drawn.picture.iloc[first.row], titles, f"training pictures, the first labels in doubt, {judge}")
+# %% ../../nbs/library/report_examples.ipynb #n3421009
+@patch
+def findings(self: PictureExamples, whole, labels, seen, more=()):
+    return [*picture_findings(whole["name"], labels, [sides_of(s) for s in whole.source], *seen), *more]
+
+@patch
+def show_doubt(self: PictureExamples, doubted, drawn):
+    first = doubted.head(14)
+    titles = [f"{s.label} →\n{s.likely} {s.own:.2f}" for s in first.itertuples()]
+    judge = "each with its label, what the judge says, and the chance it leaves to the label"
+    show_sheet(drawn.picture.iloc[first.row], titles, f"training pictures, the first labels in doubt, {judge}")

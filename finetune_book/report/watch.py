@@ -219,6 +219,7 @@ def paths_in(source):
     if isinstance(source, (str, bytes, os.PathLike)): return [source]
     return [p for part in source for p in paths_in(part)] if isinstance(source, (list, tuple)) else []
 
+# %% ../../nbs/library/report_watch.ipynb #n84458bd
 def note_tree(events, path):
     "A file, or a folder with all below it, as read."
     if not os.path.isdir(path): return events.read(path)

@@ -47,7 +47,7 @@ class TextClassifier(Classifying, TextTuner):
     base : "book-bert", a Hugging Face id such as "bert-base-cased", or a local model directory
     tune : what moves: "head" (frozen body, features computed once), "full", "top-K" (the K highest layers), "gradual"
         (from the top down), or another of `finetune_book.adapt.METHODS`; None: "head" below 48 texts, else "full"
-    epochs, batch_size : int; passes over the data (None: as many as make 100 steps, from 2 to 50), texts per step
+    epochs, batch_size : int; passes over the data (None: as many as make 100 steps, from 3 to 50), texts per step
     lr : float, learning rate of the highest layer group, reached after the warm-up. None for what suits base and
         method; then the head also begins at its best for the body as it is (`finetune_book.train.solve`), and for
         tune="head" without `epochs` that is all: no steps, so no rate, batches or schedule

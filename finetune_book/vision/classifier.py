@@ -105,7 +105,8 @@ class ImageClassifier(Classifying, ImageTuner):
         (.safetensors, .pth); a Hugging Face id such as "microsoft/resnet-50"; or a local model directory
     tune : what moves: "head" (frozen body, features computed once, no augmentation), "full", "top-K" (the K highest
         blocks), "gradual", or another of `finetune_book.adapt.METHODS`; None for "head" or "full", whichever answers
-        better on the validation pictures, or else on a third of the training pictures (`tried_`)
+        better on the validation pictures, or else on a third of the training pictures, of fewer than 450 on two or
+        three thirds in turn (`tried_`)
     epochs, batch_size : int; passes over the data (None: as many as make 400 steps, from 5 to 60), pictures per step
     lr : float, learning rate of the highest layer group, reached after the warm-up; None as for `TextClassifier`
     size : int or None, side of the square every picture is brought to, in pixels; None for the base's own
@@ -207,7 +208,8 @@ class ImageRegressor(Regressing, ImageTuner):
         super().check_settings()
         augment = parse_augment(self.augment, self.size or 32)
         if not augment or not (augment.mixup or augment.cutmix): return
-        raise InputError(f"augment={self.augment!r}: mixup and cutmix mix classes, a regressor has none; leave them out")
+        raise InputError(f"augment={self.augment!r}: mixup and cutmix mix classes, and a regressor has none; "
+                         "leave them out")
 
     def score(self, X, y=None, sample_weight=None):
         "Share of the variance explained, of n pictures and their numbers, or of a folder or CSV that brings them."

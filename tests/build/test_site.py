@@ -13,7 +13,7 @@ REPO = Path(__file__).parents[2]
 SETTINGS = yaml.safe_load((REPO / "_quarto.yml").read_text(encoding="utf-8"))
 PAGES = book_pages.pages_of(SETTINGS)
 NOTEBOOKS = [p.relative_to(REPO).as_posix() for p in sorted((REPO / "nbs").rglob("*.ipynb"))
-             if not {".ipynb_checkpoints", "reports"} & set(p.parts)]
+             if not {".ipynb_checkpoints", "reports", "exercises"} & set(p.parts)]      # these hold the solutions
 # From Quarto's schemas (src/resources/schema: project.yml, definitions.yml under base-website and book-schema, document-*.yml).
 KNOWN = {
     "": "project execute lang bibliography format book",

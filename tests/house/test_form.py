@@ -48,7 +48,8 @@ def test_comparisons_in_lessons_go_through_the_judges():
 
 
 def test_no_exercise_number_is_used_twice():
-    asked = [n for p in LESSONS.values() for n in re.findall(r"^\*\*(?:Exercise )?(\d\d\.\d+)[.:]?\*\*", form.prose(read(p)), re.MULTILINE)]
+    question = re.compile(r"^(?:\*\*|#+ )(?:Exercise )?(\d\d\.\d+)(?=[.:* ])", re.MULTILINE)
+    asked = [n for p in LESSONS.values() for n in question.findall(form.prose(read(p)))]
     assert sorted(asked) == sorted(set(asked)) and len(asked) >= 3 * len(LESSONS)
 
 
