@@ -58,6 +58,13 @@ def warn_if_unread(tokenizer, texts, max_length):
 # With 32 texts moving everything gained .015 in the mean of six draws, not clearly, and took ten times as long.
 FEW_TEXTS = 48
 
+# %% ../../nbs/library/text_rows.ipynb #ndddee94
+def listed_texts(X):
+    "Texts, checked; InputError for what is no list or array of them."
+    if isinstance(X, (dict, set, frozenset)) or not hasattr(X, "__iter__"):
+        raise InputError(f"texts are {shorten(repr(X), 40)}: give a list or an array of text, one per example")
+    return check_texts(X)
+
 # %% ../../nbs/library/text_rows.ipynb #n585d6b8
 class TextRows(Rows):
     """Texts.
@@ -78,10 +85,7 @@ class TextRows(Rows):
         "The carried base is small; others are larger, and their makers fine-tuned them at 5e-5 or below."
         return dict(head=1e-2, body=2e-4 if base in (None, "book-bert") else 5e-5)
 
-    def check(self, X):
-        if isinstance(X, (dict, set, frozenset)) or not hasattr(X, "__iter__"):
-            raise InputError(f"texts are {shorten(repr(X), 40)}: give a list or an array of text, one per example")
-        return check_texts(X)
+    def check(self, X): return listed_texts(X)
 
     def open(self, base, task, seed):
         model, self.tokenizer = load_text_base(base, task.n_out, task=task.kind, labels=task.labels, seed=seed)
@@ -99,17 +103,14 @@ class TextRows(Rows):
 
     def features(self, model, inputs): return pooled_features(model, inputs["input_ids"], inputs["attention_mask"])
 
-# %% ../../nbs/library/text_rows.ipynb #nc0e4736
-@patch
-def write(self: TextRows, folder, model):
-    with quiet(): model.save_pretrained(folder)
-    self.tokenizer.model_max_length = self.max_length          # so that others cut where we cut
-    self.tokenizer.save_pretrained(folder)
+    def write(self, folder, model):
+        with quiet(): model.save_pretrained(folder)
+        self.tokenizer.model_max_length = self.max_length          # so that others cut where we cut
+        self.tokenizer.save_pretrained(folder)
 
-@patch
-def read(self: TextRows, folder, task):
-    self.model, self.tokenizer = read_text_model(folder, task.n_out, task=task.kind, labels=task.labels)
-    return self.model
+    def read(self, folder, task):
+        self.model, self.tokenizer = read_text_model(folder, task.n_out, task=task.kind, labels=task.labels)
+        return self.model
 
 # %% ../../nbs/library/text_rows.ipynb #n6d0bba1
 @patch
