@@ -24,7 +24,7 @@ CONSTANT = Exercise(
      "All scores are equal, whatever τ is: each of the others has the same probability.", "1 in 5."),
     "Six views, five candidates, all with the same score: each gets 1/5 and the right one costs ln 5 = 1.609.")
 
-# %% ../../nbs/exercises/lesson_73.ipynb #n1832fb4
+# %% ../../nbs/exercises/lesson_73.ipynb #n0ad8b81
 def weights_of_strangers(z, temperature):
     "A softmax over the strangers alone: diagonal and partner are taken out before, not after, and each row sums to 1."
     u, n = z / np.linalg.norm(z, axis=1, keepdims=True), len(z)
@@ -50,6 +50,7 @@ def weights_unscaled(z, temperature):
     "Without dividing by the lengths a long z counts for more. Similarity in (1) is the cosine."
     return weights_of_strangers_of(z @ z.T / temperature)
 
+# %% ../../nbs/exercises/lesson_73.ipynb #n33f8b5c
 def weights_warmed(z, temperature):
     "The temperature multiplies. In (1) it divides: a *small* τ is choosy and looks at the hardest stranger."
     u = z / np.linalg.norm(z, axis=1, keepdims=True)

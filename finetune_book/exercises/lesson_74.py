@@ -156,7 +156,7 @@ BYTES = Exercise(
     draw=lambda rng: (int(rng.integers(1, 7)), int(rng.integers(50, 900)), int(rng.integers(8, 64)),
                       int(rng.integers(64, 200))), edges=((3, 14000, 384, 1536),))
 
-# %% ../../nbs/exercises/lesson_74.ipynb #nb2723d1
+# %% ../../nbs/exercises/lesson_74.ipynb #n4406fb7
 def new_names(names, layers):
     """Read the number as a number: `encoder.layer.1.` is another layer than `encoder.layer.10.`, and what is cut
     has no name."""
@@ -182,6 +182,7 @@ def new_names_prefix(names, layers):
         found |= {name: f"encoder.layer.{new}" + name.removeprefix(head) for name in names if name.startswith(head)}
     return found
 
+# %% ../../nbs/exercises/lesson_74.ipynb #na8a9b1f
 def new_names_layers_only(names, layers):
     "Only the layers are there. Embeddings and pooler are kept as they are; without them the student begins blind."
     return {k: v for k, v in new_names(names, layers).items() if k.startswith("encoder.layer.")}

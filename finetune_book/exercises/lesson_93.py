@@ -113,7 +113,7 @@ BEST_RUN = Exercise(
              "c": "that mean, with Student's interval",
              "d": "the mean of that setting over seeds that took no part in the choice"})
 
-# %% ../../nbs/exercises/lesson_93.ipynb #n1e9b7a3
+# %% ../../nbs/exercises/lesson_93.ipynb #n73f4f23
 def starts(free, peak, holding):
     """What the running ones may still grow by is taken off first; each new one holds nothing yet and may grow to
     the peak."""
@@ -137,6 +137,7 @@ def starts_tight(free, peak, holding):
     while left >= peak: n, left = n + 1, left - peak
     return n
 
+# %% ../../nbs/exercises/lesson_93.ipynb #ne7ad240
 def starts_dear(free, peak, holding):
     """Each new run was charged 1.2 peaks. (3) asks for that much room before a start; what it reserves afterwards
     is one peak."""
