@@ -24,7 +24,7 @@ CONSTANT = Exercise(
      "All scores are equal, whatever τ is: each of the others has the same probability.", "1 in 5."),
     "Six views, five candidates, all with the same score: each gets 1/5 and the right one costs ln 5 = 1.609.")
 
-# %% ../../nbs/exercises/lesson_73.ipynb #n1832fb4
+# %% ../../nbs/exercises/lesson_73.ipynb #n0ad8b81
 def weights_of_strangers(z, temperature):
     "A softmax over the strangers alone: diagonal and partner are taken out before, not after, and each row sums to 1."
     u, n = z / np.linalg.norm(z, axis=1, keepdims=True), len(z)

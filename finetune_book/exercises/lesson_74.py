@@ -156,7 +156,7 @@ BYTES = Exercise(
     draw=lambda rng: (int(rng.integers(1, 7)), int(rng.integers(50, 900)), int(rng.integers(8, 64)),
                       int(rng.integers(64, 200))), edges=((3, 14000, 384, 1536),))
 
-# %% ../../nbs/exercises/lesson_74.ipynb #nb2723d1
+# %% ../../nbs/exercises/lesson_74.ipynb #n4406fb7
 def new_names(names, layers):
     """Read the number as a number: `encoder.layer.1.` is another layer than `encoder.layer.10.`, and what is cut
     has no name."""

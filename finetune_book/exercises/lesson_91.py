@@ -60,7 +60,7 @@ UNIT = Exercise(
      r"`re.search(r', in ([^\[({]+)', comment)`.", "Strip what it found; None if it found nothing."),
     draw=draw_comment, edges=(("rows in train, in thousands [1..9]",), ("what is kept in memory",)))
 
-# %% ../../nbs/exercises/lesson_91.ipynb #nf96dd94
+# %% ../../nbs/exercises/lesson_91.ipynb #n039ca5d
 def publish(disk, name, parts):
     "Everything that can fail comes first; the name on the disk is touched once, when the whole text is there."
     text = ""

@@ -113,7 +113,7 @@ BEST_RUN = Exercise(
              "c": "that mean, with Student's interval",
              "d": "the mean of that setting over seeds that took no part in the choice"})
 
-# %% ../../nbs/exercises/lesson_93.ipynb #n1e9b7a3
+# %% ../../nbs/exercises/lesson_93.ipynb #n73f4f23
 def starts(free, peak, holding):
     """What the running ones may still grow by is taken off first; each new one holds nothing yet and may grow to
     the peak."""
