@@ -100,7 +100,6 @@ class TextRows(Rows):
     def collate(self, rows, idx):
         ids, mask = pad_batch([rows[i] for i in idx], self.tokenizer.pad_token_id)
         return {"input_ids": ids, "attention_mask": mask}
-
     def features(self, model, inputs): return pooled_features(model, inputs["input_ids"], inputs["attention_mask"])
 
     def write(self, folder, model):
