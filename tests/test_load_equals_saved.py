@@ -36,7 +36,7 @@ WAYS = {                                     # name → estimator, settings, tar
     "balanced, whole floats": (TextClassifier, dict(class_weight="balanced"), NUMBERS.astype("float32")),
     "NumPy's scalars": (TextClassifier, dict(lr=np.float32(.005), epochs=np.int64(1), seed=np.uint8(3), label_smoothing=np.float64(.1)), np.array(LABELS, dtype="<U20")),
     "a base as a Path": (TextClassifier, dict(base=Path), LABELS),
-    "labels of many scripts": (TextClassifier, {}, ["naïve\nline", "正常", "LABEL_1", " "] * 3),
+    "labels of many scripts": (TextClassifier, {}, ["naïve\nline", "正常", "LABEL_1", " x "] * 3),
     "labels that look like defaults": (TextClassifier, {}, ["LABEL_1", "LABEL_0"] * 6),
     "pandas' whole numbers": (TextClassifier, dict(class_weight={7: 2.}), pd.Series(NUMBERS, dtype="Int64")),
     "objects that are whole numbers": (TextClassifier, {}, pd.Series(NUMBERS, dtype=object)),
