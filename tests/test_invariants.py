@@ -229,12 +229,20 @@ def test_overfits():
 # --- no false alarm ------------------------------------------------------------------------------------------------
 
 def passes_all(model, batch, labels, n_classes, texts=False):
-    inv.check_shapes(model, batch, labels, n_classes)
-    inv.check_eval_deterministic(model, batch)
-    inv.check_batch_invariant(model, batch)
-    if texts: inv.check_padding_invariant(model, batch)
-    inv.check_gradients_flow(model, batch, labels)
-    inv.check_overfits_one_batch(model, batch, labels)
+    """The checks raise where something is wrong. Each has to ask the model, or its silence says nothing; and to leave
+    the weights as they were."""
+    before, asked = {name: v.clone() for name, v in model.state_dict().items()}, []
+    watch = model.register_forward_hook(lambda *_: asked.append(1))
+    def asks(check, *args):
+        asked.clear()
+        check(model, batch, *args)
+        return len(asked)
+    counts = [asks(inv.check_shapes, labels, n_classes), asks(inv.check_eval_deterministic), asks(inv.check_batch_invariant),
+              asks(inv.check_gradients_flow, labels), asks(inv.check_overfits_one_batch, labels)]
+    if texts: counts.append(asks(inv.check_padding_invariant))
+    watch.remove()
+    assert min(counts) >= 1
+    assert all(torch.equal(v, before[name]) for name, v in model.state_dict().items())
 
 
 def tiny(kind, **settings):

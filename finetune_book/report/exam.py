@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Exam', 'show_rung', 'show_ladder', 'show_steps', 'show_intervals', 'show_calibration', 'show_abstention',
-           'show_classes', 'mistakes_of', 'show_confusions', 'judged']
+           'show_classes', 'mistakes_of', 'show_confusions']
 
 # %% ../../nbs/library/report_exam.ipynb #nb87e65e
 from dataclasses import dataclass
@@ -18,7 +18,6 @@ from ..judge.ladder import (abstention_gain, answer_table, calibrate, confident_
                                         draw_ladder, ladder_alt, ladder_table, steps_table, two_intervals)
 from ..judge.metrics import confusion_matrix, draw_confusion, precision_recall_f1, top_confusions
 from .steps import axes, bullets, say
-from ..train.budget import numbers
 
 # %% ../../nbs/library/report_exam.ipynb #n13dd488
 @dataclass(frozen=True)
@@ -180,12 +179,3 @@ def show_confusions(exam, answers, classes):
     size = min(3 + .3 * len(cm), 14)
     show(draw_confusion(axes(size, size * .85), cm, classes),
          alt=f"Confusion matrix, {len(cm)} by {len(cm)}; {np.trace(cm)} of {cm.sum()} test rows lie on the diagonal.")
-
-# %% ../../nbs/library/report_exam.ipynb #nf6adeea
-def judged(intervals, calibrated, abstention, findings, model):
-    "What the steps above leave for `record`, beside the ladder, the steps and the classes; `abstention` is a pair."
-    answers, gain = abstention
-    return dict(intervals=intervals,
-                calibration=dict(T=calibrated.T, table=calibrated.table, sentences=calibrated.sentences),
-                abstention=dict(accuracy=answers.accuracy, gain_at_80=gain), audit={f.name: f.share for f in findings},
-                budget=numbers(model.budget_))

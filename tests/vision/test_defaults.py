@@ -72,8 +72,9 @@ def test_settings_of_steps_are_named_where_no_step_is_taken(tiny_picture_base):
         ImageClassifier(patience=3, clip_norm=2., **open_settings).fit(X, Y)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        ImageClassifier(**open_settings).fit(X, Y)
-        ImageClassifier(patience=3, epochs=1, **open_settings).fit(X, Y)
+        solved = ImageClassifier(**open_settings).fit(X, Y)
+        stepped = ImageClassifier(patience=3, epochs=1, **open_settings).fit(X, Y)
+    assert solved.lr_ is None and stepped.lr_ > 0
 
 
 def test_what_a_fit_warns_of_is_said_once_however_many_are_tried(open_settings, monkeypatch):
