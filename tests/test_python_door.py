@@ -121,9 +121,9 @@ def doors(tmp_path_factory):
     kinds = {"texts": (TEXTS, LABELS, dict(base=save_tiny_base(home / "tiny"), max_length=16), (TextClassifier, TextRegressor)), "pictures": (X, Y, dict(size=8), (ImageClassifier, ImageRegressor))}
     found = {}
     for kind, (examples, labels, more, classes) in kinds.items():
-        for cls, y in zip(classes, (labels, numbers)):
+        for cls, y in zip(classes, (labels, numbers)):      # validation with nothing else said: each method that is tried reads it
             model = cls(**quick, **more, tune="head").fit(examples, y)
-            fit = lambda v, cls=cls, y=y, more=more: cls(**quick, **more).fit(v, y)
+            fit = lambda v, cls=cls, y=y, more=more: cls(**quick, **more, tune="head").fit(v, y)
             held = lambda v, cls=cls, y=y, more=more, examples=examples: cls(**quick, **more).fit(examples, y, validation=(v, y))
             calls = dict(fit=fit, validation=held, predict=model.predict, score=lambda v, model=model, y=y: model.score(v, y))
             if hasattr(model, "predict_proba"): calls["predict_proba"] = model.predict_proba
