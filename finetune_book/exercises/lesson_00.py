@@ -10,7 +10,7 @@ import numpy as np
 
 from finetune_book.exercises.forms import Exercise
 
-# %% ../../nbs/exercises/lesson_00.ipynb #nd524202
+# %% ../../nbs/exercises/lesson_00.ipynb #n7fd6403
 HEAD = Exercise(
     "00.1", "A head by hand", 2307,
     {2304: "Those are the weights, 768 · 3. Each class has a bias too, a parameter like any other.",
@@ -24,8 +24,8 @@ HEAD = Exercise(
 
 MOVES = Exercise(
     "00.2", "Who moves the body", "c",
-    {"a": "The base comes ready made, but not fixed. `tune=\"full\"` goes on from its parameters and moves all of them, "
-          "those of the body too; that is what *fine-tuning* means.",
+    {"a": "The base comes ready made, but not fixed. `tune=\"full\"` goes on from its parameters and moves all of "
+          "them, those of the body too; that is what *fine-tuning* means.",
      "b": "The large number of the body's parameters came from pretraining. They start as random numbers, and filling "
           "gaps in text moves them for a long time.",
      "d": "A model that answers reads its parameters and writes none. However many notes it is asked about, it says "

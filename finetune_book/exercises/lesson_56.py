@@ -15,13 +15,13 @@ from torch import nn
 
 from finetune_book.exercises.forms import Exercise
 
-# %% ../../nbs/exercises/lesson_56.ipynb #ne0e6c58
+# %% ../../nbs/exercises/lesson_56.ipynb #ncaa83e5
 GONE = Exercise(
     "56.1", "A name that cannot be imported", "b",
     {"a": "A broken installation breaks more than one name: the next line imports three others from the same package. "
           "Installing it again would bring the same version, without this name.",
-     "c": "An optimizer is arithmetic on tensors, and runs wherever they are. And an import looks for a name, not for a "
-          "GPU: nothing has been computed yet."},
+     "c": "An optimizer is arithmetic on tensors, and runs wherever they are. And an import looks for a name, not for "
+          "a GPU: nothing has been computed yet."},
     ("Does the line below it, from the same package, fail as well?", "When was the script written, and for which "
                                                                      "version?"),
     "Names come and go between major versions; torch has had AdamW all the while.",
@@ -43,8 +43,8 @@ LEADING = Exercise(
 
 PADDING = Exercise(
     "56.3", "Lengths that differ", "c",
-    {"a": "It would run. But the shortest note of the batch then decides how much is read of all others, and a sign may "
-          "stand at the end.",
+    {"a": "It would run. But the shortest note of the batch then decides how much is read of all others, and a sign "
+          "may stand at the end.",
      "b": "It runs, and with a mask it changes no answer; it is also what one finds everywhere. But a note here has 13 "
           "pieces at most, so nearly three quarters of the work would go into filling."},
     ("Which of them loses words?", "Which of them computes on places that hold nothing, and how many?"),
@@ -82,13 +82,13 @@ NAMED = Exercise(
     "The name was given to the batch's tensor one line earlier. The list is lost.",
     options={"a": "still the list", "b": "the tensor of this batch", "c": "None"})
 
-# %% ../../nbs/exercises/lesson_56.ipynb #nc79a924
+# %% ../../nbs/exercises/lesson_56.ipynb #ne0944bb
 UNDEFINED = Exercise(
     "56.7", "Found without running", "a",
     {"b": "A debugger stops where the error is, and for that the epoch has to run. It is good for a wrong value, and "
           "late for a missing name.",
-     "c": "Compiling finds what is no Python at all. A name that exists nowhere is good grammar: whether it is there is "
-          "asked when the line runs, an epoch later."},
+     "c": "Compiling finds what is no Python at all. A name that exists nowhere is good grammar: whether it is there "
+          "is asked when the line runs, an epoch later."},
     ("Which of the three knows the names of a file?", "Is an unknown name an error of grammar?"),
     "A linter reads a file's names and says which of them nobody makes: F821, in milliseconds.",
     options={"a": "a linter: `ruff check --select F821`", "b": "a debugger",
@@ -98,8 +98,8 @@ LOCAL = Exercise(
     "56.8", "Not associated with a value", "a",
     {"b": "At the top of the file there is no such name either, so `global` would lead to the next error: NameError, "
           "\"is not defined\".",
-     "c": "They are two errors. NameError: Python looked everywhere and found nothing. UnboundLocalError: it knows that "
-          "the name is this function's own, and it has no value yet."},
+     "c": "They are two errors. NameError: Python looked everywhere and found nothing. UnboundLocalError: it knows "
+          "that the name is this function's own, and it has no value yet."},
     ("Where in the function is something assigned to `best_score`?", "When does Python decide whose a name is: when it "
                                                                      "reads the function, or when a line runs?"),
     "The assignment behind the `if` makes the name local in the whole function, and the `if` asks before it.",
@@ -119,7 +119,7 @@ EPOCHS = Exercise(
     options={"a": "two: early stopping ended it", "b": "two: `train` was never told, and its own default is 2",
              "c": "two: the loader ran out"})
 
-# %% ../../nbs/exercises/lesson_56.ipynb #n0ea01cd
+# %% ../../nbs/exercises/lesson_56.ipynb #nba15b75
 SWAPPED = Exercise(
     "56.10", "What has 48 rows?", "c",
     {"a": "The test table has 64 rows: 4 batches, which would be 16 steps. It is not trained on.",
@@ -135,8 +135,8 @@ STUCK = Exercise(
     "56.11", "Equal to the last digit", "b",
     {"a": "A model that has converged still moves a little with each batch, and would not have had the last epoch's "
           "score in the first. Equal to the last digit is a model that does not move at all.",
-     "c": "With 48 rows a score is coarse, so two epochs may agree by chance. Four, with eight steps in each and a loss "
-          "of 1.5 nats, do not."},
+     "c": "With 48 rows a score is coarse, so two epochs may agree by chance. Four, with eight steps in each and a "
+          "loss of 1.5 nats, do not."},
     ("Did the weights move?", "The test has printed the rate of all 32 steps."),
     "The first rate of a warm-up is 0, and as nobody moves the plan on, it stays: 32 steps of length 0.",
     options={"a": "the model has converged", "b": "the warm-up begins at a rate of 0, and nobody moves it on",
@@ -176,11 +176,11 @@ PEEKED = Exercise(
              "b": "it is the best of four looks at the test rows: too high, by how much nobody knows",
              "c": "it is too low, since the best epoch may have been another one"})
 
-# %% ../../nbs/exercises/lesson_56.ipynb #n03b9c9a
+# %% ../../nbs/exercises/lesson_56.ipynb #n074eed4
 FRESH = Exercise(
     "56.15", "Which weights would it have?", "c",
-    {"a": "Weights are loaded by their names. The file's are called `embedder`, `encoder.stages`, and so on; a BERT asks "
-          "for `embeddings` and `encoder.layer`, and finds none.",
+    {"a": "Weights are loaded by their names. The file's are called `embedder`, `encoder.stages`, and so on; a BERT "
+          "asks for `embeddings` and `encoder.layer`, and finds none.",
      "b": "From where? The name of a class brings its layers, not its weights. These come from the folder, and there "
           "lies a ResNet."},
     ("What is in the folder?", "Do the tensors' names there fit those of a BERT?"),
@@ -201,7 +201,7 @@ BLACK = Exercise(
     options={"a": "nothing is said, and all pictures are nearly black", "b": "the same error",
              "c": "all pictures become white", "d": "nothing changes: `Normalize` takes it out again"})
 
-# %% ../../nbs/exercises/lesson_56.ipynb #n7a3b7a8
+# %% ../../nbs/exercises/lesson_56.ipynb #n6815560
 THOUSAND = Exercise(
     "56.17", "The first loss", "a",
     {"b": "Even guesses among c classes cost ln c, and ln 10 = 2.3. 6.9 is what a guess among many more costs.",
@@ -225,15 +225,15 @@ STEM = Exercise(
 UNKNOWN = Exercise(
     "56.19", "What did the model read?", "c",
     {"a": "To read Chinese badly one has to tell its characters apart. Here each of them is the same piece.",
-     "b": "Some tokenizers cut what they do not know into bytes, and never meet an unknown one. BERT's WordPiece has one "
-          "piece for all it does not know."},
+     "b": "Some tokenizers cut what they do not know into bytes, and never meet an unknown one. BERT's WordPiece has "
+          "one piece for all it does not know."},
     ("Which of the characters stands in an English vocabulary?", "What does a WordPiece tokenizer say where nothing "
                                                                  "fits?"),
     "Every character is `[UNK]`, so all that is left of a note is how long it is.",
     options={"a": "the Chinese, but badly", "b": "the bytes of each character, as a foreign spelling",
              "c": "one and the same \"unknown\" for every character: it can only count them"})
 
-# %% ../../nbs/exercises/lesson_56.ipynb #n4a4d298
+# %% ../../nbs/exercises/lesson_56.ipynb #ne29d62f
 def check_first_loss(model, x, labels, c):
     """In eval mode a fresh head guesses evenly, and that costs ln c. It catches 17, whose thousand classes cost
     ln 1000; and pictures that were never scaled, relatives of 16: large inputs make large scores, and these cost more
@@ -265,8 +265,8 @@ def first_loss_left_in_eval(model, x, labels, c):
     return loss
 
 def first_loss_by_scores(model, x, labels, c):
-    """The classes were counted from the scores that come out. Then a head of 1,000 classes is compared with ln 1000, and
-    bug 17 passes. c is what the *task* has."""
+    """The classes were counted from the scores that come out. Then a head of 1,000 classes is compared with ln 1000,
+    and bug 17 passes. c is what the *task* has."""
     loss = first_loss_of(model, x, labels)
     with torch.no_grad(): assert abs(loss - math.log(model(x).shape[1])) <= .5
     return loss
@@ -401,19 +401,19 @@ MEAN = Exercise(
      "`mask[..., None]` has shape (n, t, 1) and meets the vectors (n, t, d).",
      "Sum over axis 1 of vectors times mask, divided by the sum of the mask."), draw=filled_ids, use=properties)
 
-# %% ../../nbs/exercises/lesson_56.ipynb #n1e08cbc
+# %% ../../nbs/exercises/lesson_56.ipynb #nf9ae626
 UNSEEN = Exercise(
     "56.22", "What the labels do not show", "b",
-    {"a": "It changes the test *labels* and trains again. Mean and spread are those of the rows; they come out the same, "
-          "and so does the model.",
-     "c": "A scaler has no labels, and it is fitted all the same: its mean and spread are numbers that were learned from "
-          "the test rows. How much it flatters depends on the data; that it may is enough.",
+    {"a": "It changes the test *labels* and trains again. Mean and spread are those of the rows; they come out the "
+          "same, and so does the model.",
+     "c": "A scaler has no labels, and it is fitted all the same: its mean and spread are numbers that were learned "
+          "from the test rows. How much it flatters depends on the data; that it may is enough.",
      "d": "It stays silent about a model that is the same whatever the test labels are, and this one is."},
     ("What does `check_blind_to_test` change between two trainings?", "Does a mean of rows depend on their labels?"),
     "No label is used, so no change of labels shows it; and yet something was learned from the test rows. The test for "
     "it changes the rows themselves.",
-    options={"a": "yes: whatever comes from the test set is seen", "b": "no, and yet it is a leak: it takes a check that "
-                                                                       "changes the rows",
+    options={"a": "yes: whatever comes from the test set is seen",
+             "b": "no, and yet it is a leak: it takes a check that changes the rows",
              "c": "no, and rightly so: without labels nothing can be learned",
              "d": "it raises a false alarm, since two trainings never agree"})
 
