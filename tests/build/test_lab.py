@@ -1,4 +1,5 @@
 """A real JupyterLab in a real browser: a reader opens a lesson, runs all its cells, and meets no error."""
+import ast
 import hashlib
 import json
 import os
@@ -15,12 +16,14 @@ import urllib.request
 from pathlib import Path
 
 import lab as tool
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
 
 from finetune_book.exercises.forms import stub_cell
+from finetune_book.exercises.judging import judge_answer
 from finetune_book.exercises.notes import Note
-from finetune_book.exercises.shelf import exercises_of
+from finetune_book.exercises.shelf import exercises_of, lessons_asking
 
 REPO = Path(__file__).parents[2]
 CHROMIUM = next((p for p in ("/usr/bin/chromium", shutil.which("chromium"), shutil.which("chromium-browser"), shutil.which("google-chrome"))
@@ -171,16 +174,30 @@ WRITTEN = {
 }
 
 
+def to_try(number):
+    "The exercise of a lesson that is answered in the browser; None where it has none."
+    asked = exercises_of(number).values()
+    return next((e for e in asked if e.id in WRITTEN), None) or next((e for e in asked if e.kind != "function"), None)
+
+
 def tries(exercise):
     "[(what to type in the place of the dots, the note it gets), …]: a usual mistake, then a right answer."
     if exercise.id in WRITTEN:
         mistake, wrong, right = WRITTEN[exercise.id]
         why = next(why for m, why in exercise.explained() if m.__name__ == mistake)
     else:
-        (mistake, why), right = exercise.explained()[0], repr(exercise.solution)
-        wrong = repr(mistake)
+        (mistake, why), right = exercise.explained()[0], repr(np.asarray(exercise.solution).tolist())
+        wrong = repr(np.asarray(mistake).tolist())
     title = f"{exercise.id} {exercise.title}"
-    return [(wrong, Note("mistake", title, (why,))), (right, Note("right", title, (exercise.reason,)))]
+    return [(wrong, Note("mistake", title, tuple(why.split("\n\n")))), (right, Note("right", title, tuple(exercise.reason.split("\n\n"))))]
+
+
+@pytest.mark.parametrize("number", lessons_asking())
+def test_what_is_typed_in_the_browser_gets_its_note(number):
+    exercise = to_try(number)
+    for answer, due in tries(exercise):
+        if exercise.kind == "function": continue   # written with the names of the lesson, so it is judged there
+        assert judge_answer(exercise, ast.literal_eval(answer)) == due
 
 
 def rewrite(page, line, text):
@@ -200,11 +217,10 @@ def says(cell, note):
 def wrong_then_right(page, notebook, code):
     "Answer one exercise of the lesson, first with a usual mistake, then right; each time its note has to come."
     number = Path(notebook).name[:2]
-    asked = exercises_of(number)
-    if not asked:
+    exercise = to_try(number)
+    if exercise is None:
         assert not any('check("' in "".join(c["source"]) for c in code), "the lesson asks, and nothing answers"
         return
-    exercise = next((e for e in asked.values() if e.id in WRITTEN), None) or next(e for e in asked.values() if e.kind != "function")
     stub = stub_cell(exercise).splitlines()
     at, line = next((i, line) for i, line in enumerate(stub) if "..." in line)
     cell = page.locator(".jp-CodeCell", has_text=f'check("{exercise.id}"')
