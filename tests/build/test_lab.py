@@ -11,7 +11,6 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
@@ -34,6 +33,7 @@ QUICK = ["1_ground/11_losses.ipynb", "3_judging/31_metrics.ipynb", "7_beyond/72_
 DRIVEN = LESSONS if os.environ.get("FINETUNE_BOOK_LAB_TESTS") == "all" else QUICK   # `make test-lab` drives them all
 PICTURES = os.environ.get("FINETUNE_BOOK_LAB_PICTURES")     # a folder: pictures of a wrong and of a right answer of each driven lesson
 PATIENCE = 180   # seconds for what is done in a few on an idle machine
+TAB = ".lm-DockPanel-tabBar .lm-TabBar-tab.lm-mod-current"
 SETTINGS = {"notebook-extension/tracker": {"windowingMode": "none"}}     # every cell is on the page, also those far below
 
 
@@ -122,8 +122,18 @@ def opened(page, lab, address):
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=PATIENCE * 1000)
 
 
+def save(page):
+    "Save the notebook, and wait until the page says that it is saved."
+    page.keyboard.press("Control+s")
+    page.wait_for_selector(f"{TAB}:not(.jp-mod-dirty)", timeout=PATIENCE * 1000)
+
+
 def run_all_cells(lab, page, notebook, seconds=900):
-    "Open, Run → Run All Cells, wait until all is done, save; its code cells as the server then has them."
+    """Open, Run → Run All Cells, wait until all is done, save; its code cells as they then stand in the file.
+
+    The file is read as it is, not asked of the server: asked while it writes, the server takes the half file for a broken one and
+    moves it away, and the page is told that its save failed.
+    """
     opened(page, lab, lab.url(notebook))
     def connected():
         mine = [s["kernel"] for s in lab.api("sessions") if s["path"] == notebook]
@@ -138,9 +148,8 @@ def run_all_cells(lab, page, notebook, seconds=900):
         idle = all(k["execution_state"] == "idle" for k in lab.api("kernels")) and not page.locator(".jp-InputPrompt", has_text="[*]").count()
         calm[0] = calm[0] + 1 if idle else 0
         if calm[0] < 4: return None
-        page.keyboard.press("Control+s")
-        try: nb = lab.api(f"contents/{notebook}")["content"]
-        except urllib.error.HTTPError: return None  # read while it was being written
+        save(page)
+        nb = read(lab.root / notebook)
         code = [c for c in nb["cells"] if c["cell_type"] == "code" and "".join(c["source"]).strip()]
         stopped = any(o["output_type"] == "error" for c in code for o in c["outputs"])
         return code if stopped or all(c["execution_count"] for c in code) else None
@@ -274,7 +283,7 @@ def test_the_lab_opens_at_the_start(lab, browser):
         begin = page.locator(".jp-RenderedMarkdown", has_text="Start here.").first
         begin.wait_for(state="visible", timeout=PATIENCE * 1000)
         assert begin.bounding_box()["y"] < 600, "on the first screen"
-        tab = page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab.lm-mod-current")
+        tab = page.locator(TAB)
         assert "00_map.ipynb" in tab.inner_text() and "jp-mod-dirty" not in tab.get_attribute("class"), "opening is no change"
         kernel = page.locator(".jp-Toolbar-kernelName").inner_text()
         assert kernel == "Python 3 (ipykernel)" and page.locator(".jp-Dialog").count() == 0
