@@ -5,7 +5,8 @@
 
 A lesson is measured as a reader runs it: all its cells, in a kernel of its own, one lesson at a time. Its seconds are CPU
 seconds on one thread, of the kernel and all that it starts, the imports among them: what else the machine does stretches
-the clock, not these. Its memory is the largest there was at one time, resident, of the kernel and all that it starts.
+the clock, not these. Its memory is the largest there was at one time, resident, of the kernel and all that it starts; what
+two of these processes share counts in both.
 """
 import argparse
 import csv
