@@ -277,6 +277,7 @@ def test_a_lesson_runs_in_the_browser(lab, browser, tmp_path, notebook):
 
 @in_browser
 def test_the_lab_opens_at_the_start(lab, browser):
+    shutil.rmtree(lab.home / "config/lab/workspaces", ignore_errors=True)   # a first visit: no lesson is remembered as open
     page = browser.new_page(viewport={"width": 1300, "height": 900})
     try:
         opened(page, lab, lab.front())
