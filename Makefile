@@ -18,7 +18,7 @@ PICK = $(shell PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" sh tools/setup.sh
 NEED_PYTHON = $(eval PICKED := $(PICK))$(if $(filter !%,$(firstword $(PICKED))),$(error $(patsubst !%,%,$(PICKED))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lab test-lab book picture bench bases lock export clean
+.PHONY: help setup report test lab test-lab costs book picture bench bases lock export clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -41,6 +41,9 @@ lab: setup ## read and run the lessons in JupyterLab, in a working copy (_lab): 
 
 test-lab: setup ## run every lesson in a real JupyterLab in headless Chromium
 	@FINETUNE_BOOK_LAB_TESTS=all $(ONE_THREAD) $(PY) -m pytest -rs tests/build/test_lab.py $(ARGS)
+
+costs: setup ## write the costs lines of the lessons from their table; ARGS="--measure 11_losses" measures one anew first, "--measure" all
+	@$(PY) tools/costs.py $(ARGS)
 
 book: setup ## the lessons as a web site in _book (needs Quarto)
 	@if command -v quarto >/dev/null 2>&1; then $(PY) tools/book.py; \

@@ -1,4 +1,5 @@
 """A real JupyterLab in a real browser: a reader opens a lesson, runs all its cells, and meets no error."""
+import ast
 import hashlib
 import json
 import os
@@ -10,13 +11,18 @@ import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from pathlib import Path
 
 import lab as tool
+import numpy as np
 import pytest
 from bs4 import BeautifulSoup
+
+from finetune_book.exercises.forms import stub_cell
+from finetune_book.exercises.judging import judge_answer
+from finetune_book.exercises.notes import Note
+from finetune_book.exercises.shelf import exercises_of, lessons_asking
 
 REPO = Path(__file__).parents[2]
 CHROMIUM = next((p for p in ("/usr/bin/chromium", shutil.which("chromium"), shutil.which("chromium-browser"), shutil.which("google-chrome"))
@@ -25,7 +31,9 @@ in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this ma
 LESSONS = sorted(p.relative_to(REPO / "nbs").as_posix() for p in (REPO / "nbs").rglob("[0-9][0-9]_*.ipynb") if ".ipynb_checkpoints" not in p.parts)
 QUICK = ["1_ground/11_losses.ipynb", "3_judging/31_metrics.ipynb", "7_beyond/72_fractals.ipynb"]
 DRIVEN = LESSONS if os.environ.get("FINETUNE_BOOK_LAB_TESTS") == "all" else QUICK   # `make test-lab` drives them all
+PICTURES = os.environ.get("FINETUNE_BOOK_LAB_PICTURES")     # a folder: pictures of a wrong and of a right answer of each driven lesson
 PATIENCE = 180   # seconds for what is done in a few on an idle machine
+TAB = ".lm-DockPanel-tabBar .lm-TabBar-tab.lm-mod-current"
 SETTINGS = {"notebook-extension/tracker": {"windowingMode": "none"}}     # every cell is on the page, also those far below
 
 
@@ -54,7 +62,7 @@ class Lab:
             path = self.home / f"config/lab/user-settings/@jupyterlab/{name}.jupyterlab-settings"
             path.parent.mkdir(parents=True)
             path.write_text(json.dumps(setting))
-        keep = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "IPYTHON", "IN_TEST", "FINETUNE_BOOK"))}
+        keep = {k: v for k, v in os.environ.items() if not k.startswith(("JUPYTER", "IPYTHON", "IN_TEST", "FINETUNE_BOOK", "XDG_"))}
         env = {**keep, "HOME": str(self.home), "PYTHONPATH": str(REPO), "OMP_NUM_THREADS": "1",
                **{f"JUPYTER_{d}_DIR": str(self.home / d.lower()) for d in ("CONFIG", "DATA", "RUNTIME")}, "IPYTHONDIR": str(self.home / "ipython")}
         command = [sys.executable, REPO / "tools/lab.py", "--into", self.root, "--no-browser", "--ip=127.0.0.1", f"--port={self.port}",
@@ -114,8 +122,18 @@ def opened(page, lab, address):
     page.wait_for_selector(".jp-Notebook-ExecutionIndicator[data-status='idle']", timeout=PATIENCE * 1000)
 
 
+def save(page):
+    "Save the notebook, and wait until the page says that it is saved."
+    page.keyboard.press("Control+s")
+    page.wait_for_selector(f"{TAB}:not(.jp-mod-dirty)", timeout=PATIENCE * 1000)
+
+
 def run_all_cells(lab, page, notebook, seconds=900):
-    "Open, Run → Run All Cells, wait until all is done, save; its code cells as the server then has them."
+    """Open, Run → Run All Cells, wait until all is done, save; its code cells as they then stand in the file.
+
+    The file is read as it is, not asked of the server: asked while it writes, the server takes the half file for a broken one and
+    moves it away, and the page is told that its save failed.
+    """
     opened(page, lab, lab.url(notebook))
     def connected():
         mine = [s["kernel"] for s in lab.api("sessions") if s["path"] == notebook]
@@ -130,9 +148,8 @@ def run_all_cells(lab, page, notebook, seconds=900):
         idle = all(k["execution_state"] == "idle" for k in lab.api("kernels")) and not page.locator(".jp-InputPrompt", has_text="[*]").count()
         calm[0] = calm[0] + 1 if idle else 0
         if calm[0] < 4: return None
-        page.keyboard.press("Control+s")
-        try: nb = lab.api(f"contents/{notebook}")["content"]
-        except urllib.error.HTTPError: return None  # read while it was being written
+        save(page)
+        nb = read(lab.root / notebook)
         code = [c for c in nb["cells"] if c["cell_type"] == "code" and "".join(c["source"]).strip()]
         stopped = any(o["output_type"] == "error" for c in code for o in c["outputs"])
         return code if stopped or all(c["execution_count"] for c in code) else None
@@ -158,6 +175,80 @@ def pictures(code):
     return shown + ["" for kind in ("image/png", "image/jpeg", "image/svg+xml") for _ in outputs(code, kind)]
 
 
+# Functions that a reader would write: exercise: (name of the usual mistake, its body, a right body). In other lessons a number or a letter is typed.
+WRITTEN = {
+    "11.1": ("bias_turned", "return (y - sigmoid(X @ theta + b)).mean()", "return np.mean(sigmoid(X @ theta + b) - y)"),
+    "31.1": ("balanced_plain", "return (y == pred).mean()", "return np.mean([(pred[y == k] == k).mean() for k in set(y)])"),
+    "72.3": ("fixed_point_shift", "return b", "return np.linalg.inv(np.eye(2) - A) @ b"),
+}
+
+
+def to_try(number):
+    "The exercise of a lesson that is answered in the browser; None where it has none."
+    asked = exercises_of(number).values()
+    return next((e for e in asked if e.id in WRITTEN), None) or next((e for e in asked if e.kind != "function"), None)
+
+
+def tries(exercise):
+    "[(what to type in the place of the dots, the note it gets), …]: a usual mistake, then a right answer."
+    if exercise.id in WRITTEN:
+        mistake, wrong, right = WRITTEN[exercise.id]
+        why = next(why for m, why in exercise.explained() if m.__name__ == mistake)
+    else:
+        (mistake, why), right = exercise.explained()[0], repr(np.asarray(exercise.solution).tolist())
+        wrong = repr(np.asarray(mistake).tolist())
+    title = f"{exercise.id} {exercise.title}"
+    return [(wrong, Note("mistake", title, tuple(why.split("\n\n")))), (right, Note("right", title, tuple(exercise.reason.split("\n\n"))))]
+
+
+@pytest.mark.parametrize("number", lessons_asking())
+def test_what_is_typed_in_the_browser_gets_its_note(number):
+    exercise = to_try(number)
+    for answer, due in tries(exercise):
+        if exercise.kind == "function": continue   # written with the names of the lesson, so it is judged there
+        assert judge_answer(exercise, ast.literal_eval(answer)) == due
+
+
+def rewrite(page, line, text):
+    "Put the caret into a line of a cell, mark all of it, and type."
+    line.click()
+    for key in ("Home", "Home", "Shift+End"): page.keyboard.press(key)
+    page.keyboard.type(text)
+    assert line.inner_text() == text
+
+
+def says(cell, note):
+    "Whether the output of a cell is that note, be it only after the run that is under way."
+    shown = " ".join(" ".join(cell.locator(".jp-OutputArea-output .exercise").all_inner_texts()).split())
+    return all(" ".join(part.replace("`", "").split()) in shown for part in (note.head, *note.words))
+
+
+def wrong_then_right(page, notebook, code):
+    "Answer one exercise of the lesson, first with a usual mistake, then right; each time its note has to come."
+    number = Path(notebook).name[:2]
+    exercise = to_try(number)
+    if exercise is None:
+        assert not any('check("' in "".join(c["source"]) for c in code), "the lesson asks, and nothing answers"
+        return
+    stub = stub_cell(exercise).splitlines()
+    at, line = next((i, line) for i, line in enumerate(stub) if "..." in line)
+    cell = page.locator(".jp-CodeCell", has_text=f'check("{exercise.id}"')
+    dots = re.compile(r"\(\.\.\.(?:, \.\.\.)+\)|\.\.\.")
+    for state, (answer, note) in zip(("wrong", "right"), tries(exercise)):
+        rewrite(page, cell.locator(".cm-line").nth(at), dots.sub(lambda _: answer, line, count=1))
+        page.keyboard.press("Control+Enter")
+        def told(): return says(cell, note)
+        wait_for(told, PATIENCE)
+        if PICTURES: picture(page, cell, Path(PICTURES) / f"{number}_{state}.png")
+
+
+def picture(page, cell, path):
+    "The page with the cell and the question above it."
+    cell.evaluate("cell => (cell.previousElementSibling || cell).scrollIntoView({block: 'start'})")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page.screenshot(path=path)
+
+
 @in_browser
 @pytest.mark.parametrize("notebook", DRIVEN)
 def test_a_lesson_runs_in_the_browser(lab, browser, tmp_path, notebook):
@@ -175,9 +266,9 @@ def test_a_lesson_runs_in_the_browser(lab, browser, tmp_path, notebook):
         assert page.locator("mjx-merror").count() == 0, "an equation that is not rendered"
         silent = page.eval_on_selector_all(".jp-OutputArea-output img", "all => all.filter(i => !i.alt.trim()).length")
         assert silent == 0, "a picture whose words the page does not have"
-        # When lessons check answers: a wrong one, its message, then a right one, here.
         page.screenshot(path=tmp_path / "lesson.png")
         assert (tmp_path / "lesson.png").stat().st_size > 20_000
+        wrong_then_right(page, notebook, code)
     finally:
         page.close()
         end_kernels(lab)
@@ -186,13 +277,14 @@ def test_a_lesson_runs_in_the_browser(lab, browser, tmp_path, notebook):
 
 @in_browser
 def test_the_lab_opens_at_the_start(lab, browser):
+    shutil.rmtree(lab.home / "config/lab/workspaces", ignore_errors=True)   # a first visit: no lesson is remembered as open
     page = browser.new_page(viewport={"width": 1300, "height": 900})
     try:
         opened(page, lab, lab.front())
         begin = page.locator(".jp-RenderedMarkdown", has_text="Start here.").first
         begin.wait_for(state="visible", timeout=PATIENCE * 1000)
         assert begin.bounding_box()["y"] < 600, "on the first screen"
-        tab = page.locator(".lm-DockPanel-tabBar .lm-TabBar-tab.lm-mod-current")
+        tab = page.locator(TAB)
         assert "00_map.ipynb" in tab.inner_text() and "jp-mod-dirty" not in tab.get_attribute("class"), "opening is no change"
         kernel = page.locator(".jp-Toolbar-kernelName").inner_text()
         assert kernel == "Python 3 (ipykernel)" and page.locator(".jp-Dialog").count() == 0

@@ -66,7 +66,7 @@ def missing_parts(nb, number):
         if not re.search(pattern, words, re.MULTILINE): lacks.append(f"no {what}")
     need("title in the first line", r"\A# \S")
     need("subtitle (> …)", r"^> \S")
-    need("**Needs** … · **gives** … · **costs** N s", r"^\*\*Needs\*\* \S.* · \*\*gives\*\* \S.* · \*\*costs\*\* \D{0,12}\d[\d.]* s")
+    need("**Needs** … · **gives** … · **costs** N s", r"^\*\*Needs\*\* \S.* · \*\*gives\*\* \S.* · \*\*costs\*\* \d[\d.]* (?:s|min), ")
     need("**摘要** in Chinese", r"^\*\*摘要\*\*.*[\u4e00-\u9fff]{10}")
     need("**Learned:** sentence", r"^\*\*Learned:\*\* \S")
     need("## Exercises", r"^## Exercises")

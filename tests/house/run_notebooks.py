@@ -41,9 +41,9 @@ def cells_to_run(path):
 
 
 def expected_seconds(path):
-    "What the lesson says it costs; the longest start first, so that the workers end together."
-    said = re.search(r"\*\*costs\*\* \D{0,12}(\d[\d.]*) s", path.read_text(encoding="utf-8"))
-    return float(said[1].rstrip(".")) if said else 0.
+    "What the notebook says it costs; the longest start first, so that the workers end together."
+    said = re.search(r"\*\*costs\*\* \D{0,12}(\d+(?:\.\d+)?) (s|min)\b", path.read_text(encoding="utf-8"))
+    return float(said[1]) * {"s": 1, "min": 60}[said[2]] if said else 0.
 
 
 def run_here(path, answer):

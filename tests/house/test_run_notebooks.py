@@ -91,7 +91,7 @@ def test_an_empty_book_fails(tmp_path): assert run(book(tmp_path))[0] == 1
 
 
 def test_the_longest_starts_first(tmp_path):
-    for name, cost in (("01_a", "2 s"), ("02_b", "40 s"), ("03_c", "about 9 s")):
+    for name, cost in (("01_a", "2 s"), ("02_b", "40 s"), ("03_c", "about 9 s"), ("04_d", "1.5 min"), ("05_e", "1 min")):
         (tmp_path / f"{name}.ipynb").write_text(f"**Needs** x · **gives** y · **costs** {cost}, 90 MB")
     order = sorted(tmp_path.glob("*.ipynb"), key=run_notebooks.expected_seconds, reverse=True)
-    assert [p.stem for p in order] == ["02_b", "03_c", "01_a"]
+    assert [p.stem for p in order] == ["04_d", "05_e", "02_b", "03_c", "01_a"]
