@@ -8,6 +8,7 @@ __all__ = ['InputError', 'shorten', 'listed', 'did_you_mean', 'check_whole', 'ch
 
 # %% ../nbs/library/checks.ipynb #ned083a3
 import math
+from collections.abc import Mapping
 from difflib import get_close_matches
 from numbers import Integral, Real
 
@@ -32,6 +33,14 @@ def is_encodable(text):
     "Whether a string can be written as UTF-8 (no half of a surrogate pair)."
     try: text.encode()
     except UnicodeEncodeError: return False
+    return True
+
+# %% ../nbs/library/checks.ipynb #n86f05c4
+def has_order(values):
+    "Whether values come one after another, in an order that is theirs: not those of a dict or a set."
+    if isinstance(values, (Mapping, set, frozenset, type)): return False
+    try: iter(values)
+    except TypeError: return False
     return True
 
 # %% ../nbs/library/checks.ipynb #n0a00543

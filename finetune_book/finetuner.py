@@ -537,8 +537,10 @@ def _try_each(self: FineTuner, words, X, y, validation):
     y = task.aligned(y, len(X))
     parts = thirds_held_back(task.learn(y), self.seed)
     if validation is not None:
+        X_va, y_va = pair_of(validation)
+        validation = self._rows().check(X_va), y_va          # each twin reads them: an iterator can be read once
         twins = {word: self._fit_twin(word, "try", X, y, validation) for word in words}
-        tried = {word: float(twin.score(*pair_of(validation))) for word, twin in twins.items()}
+        tried = {word: float(twin.score(*validation)) for word, twin in twins.items()}
     elif parts: tried = {word: self._score_of_twins(word, X, y, parts) for word in words}
     best = max(words, key=lambda word: tried.get(word, 0.))
     self._take_over(twins[best] if validation is not None else self._fit_twin(best, "all", X, y))

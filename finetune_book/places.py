@@ -86,4 +86,4 @@ def refuse_input(out, inputs):
     """
     for path in inputs if out else ():
         if same_place(out, path or "") or same_place(out, str(path).rpartition("#")[0]):
-            raise InputError(f"--out {out}: is what is read ({path}), and would be overwritten; name another")
+            raise InputError(f"{out}: is what is read ({path}), and would be overwritten; name another place")

@@ -109,6 +109,73 @@ def test_what_is_no_column_of_texts_is_refused_before_any_work(texts, says, no_w
     told(lambda: TextClassifier(verbose=0, device="cpu").fit(texts, LABELS), says, "give a list or an array of text")
 
 
+@pytest.fixture(scope="module")
+def doors(tmp_path_factory):
+    "Every call of an estimator that takes examples: (texts or pictures, the call), by its name."
+    from finetune_book import ImageRegressor
+    from finetune_book.text.quick import QuickClassifier
+    from tiny import save_tiny_base
+    home, numbers = tmp_path_factory.mktemp("doors"), np.arange(12.)
+    quick = dict(epochs=1, verbose=0, device="cpu")
+    X, Y = pictures(12)
+    kinds = {"texts": (TEXTS, LABELS, dict(base=save_tiny_base(home / "tiny"), max_length=16), (TextClassifier, TextRegressor)), "pictures": (X, Y, dict(size=8), (ImageClassifier, ImageRegressor))}
+    found = {}
+    for kind, (examples, labels, more, classes) in kinds.items():
+        for cls, y in zip(classes, (labels, numbers)):      # validation with nothing else said: each method that is tried reads it
+            model = cls(**quick, **more, tune="head").fit(examples, y)
+            fit = lambda v, cls=cls, y=y, more=more: cls(**quick, **more, tune="head").fit(v, y)
+            held = lambda v, cls=cls, y=y, more=more, examples=examples: cls(**quick, **more).fit(examples, y, validation=(v, y))
+            calls = dict(fit=fit, validation=held, predict=model.predict, score=lambda v, model=model, y=y: model.score(v, y))
+            if hasattr(model, "predict_proba"): calls["predict_proba"] = model.predict_proba
+            found |= {f"{cls.__name__}.{name}": (kind, call) for name, call in calls.items()}
+            if cls is TextClassifier: model.save(home / "saved")
+    opened = QuickClassifier(home / "saved")
+    return found | {f"QuickClassifier.{name}": ("texts", getattr(opened, name)) for name in ("predict", "predict_proba")}
+
+
+NO_COLUMN = {"a dict": lambda items: dict.fromkeys(map(str, range(12)), 1), "a dict of rows": lambda items: dict(enumerate(items)), "a set": lambda items: set(map(str, range(12))), "a number": lambda items: 5,
+             "one text": lambda items: "good", "bytes": lambda items: b"good clean room"[:12], "nothing": lambda items: None, "two columns": lambda items: pd.DataFrame({"a": list(items), "b": list(items)}),
+             "a frame of one": lambda items: pd.DataFrame({"a": list(items)}), "two dimensions of text": lambda items: np.array([["a", "b"]] * 12), "two dimensions of numbers": lambda items: np.zeros((12, 2)),
+             "no dimension": lambda items: np.array("good"), "a class": lambda items: list, "an empty list": lambda items: [], "rows that are None": lambda items: [None] * 12, "rows that are lists": lambda items: [["a"]] * 12}
+DOORS = [f"{name}.{call}" for name in ("TextClassifier", "TextRegressor", "ImageClassifier", "ImageRegressor") for call in ("fit", "validation", "predict", "score", "predict_proba") if call != "predict_proba" or "Classifier" in name]
+DOORS += ["QuickClassifier.predict", "QuickClassifier.predict_proba"]
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_no_column_of_examples_at_any_door(door, doors):
+    assert set(doors) == set(DOORS)
+    kind, call = doors[door]
+    items = TEXTS if kind == "texts" else list(pictures(12)[0])
+    for what, made in NO_COLUMN.items():
+        try: call(made(items))
+        except InputError as e: said = str(e)
+        except Exception as e: pytest.fail(f"{door} of {what}: {type(e).__name__}: {e}")
+        else: pytest.fail(f"{door} takes {what}")
+        assert "\n" not in said and len(said) < 400 and "skip_bad" not in said.partition(";")[0], said
+    call(items if door.endswith("score") else iter(items))                          # an iterator is a column, read once
+    answers = call(pd.Series(items)) if "predict" in door else None
+    if answers is not None: assert np.array_equal(answers, call(tuple(items))) and np.array_equal(answers, call(v for v in items))
+
+
+def test_a_picture_that_is_none_is_named_by_its_own_row(no_work):
+    "Where methods are tried on thirds of the rows, too: row 11 is not the third of its third."
+    X, Y = pictures(12)
+    told(lambda: ImageClassifier(verbose=0, device="cpu").fit([*X[:11], None], Y), "picture 11: an object of type NoneType")
+    told(lambda: ImageClassifier(verbose=0, device="cpu").fit([*X[:10], X[10] / 255., "no/such.png"], Y), "picture 10: an array of float64", "1 more of 12")
+
+
+@pytest.mark.parametrize("source", [None, 5, {1: 2}, ["m"], b"m", np.zeros((2, 2))])
+def test_what_is_no_place_of_a_saved_classifier(source):
+    from finetune_book.text.quick import QuickClassifier
+    told(lambda: QuickClassifier(source), "source=", "must be the path of a saved classifier")
+
+
+@pytest.mark.parametrize("classes, says", [("ab", "classes='ab'"), (5, "classes=5"), ({"a", "b"}, "must be a list"), ({"a": 1, "b": 2}, "must be a list"), (iter(["a"]), "at least 2"), (["a", "a"], "once")])
+def test_classes_that_are_no_list_of_names(classes, says, tiny_base):
+    from finetune_book.text.quick import QuickClassifier
+    told(lambda: QuickClassifier(tiny_base, classes), says)
+
+
 def test_a_base_that_reads_less_than_is_asked_for_says_what_it_reads(tiny_base):
     told(lambda: TextClassifier(tiny_base, verbose=0, device="cpu").fit(TEXTS, LABELS), "max_length=128", "at most 64 tokens; set max_length=64 or less")
     assert TextClassifier(tiny_base, max_length=64, epochs=1, verbose=0, device="cpu").fit(TEXTS, LABELS).predict(TEXTS[:1]).shape == (1,)

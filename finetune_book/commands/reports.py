@@ -214,12 +214,9 @@ def sweep(
     """
     from finetune_book.report.params import parameters_of
     from finetune_book.report.sweep_page import headline
-    from finetune_book.report.grid import check_sweep_place, parse_grid
+    from finetune_book.report.grid import parse_grid
     from finetune_book.report.sweep import run_sweep
-    from finetune_book.report.template import find_template
-    declared, source = parameters_of(name), find_template(name)
-    grid = parse_grid(declared, param)
-    check_sweep_place(out / f"{as_name or source.stem}-sweep", source, declared, grid)
+    grid = parse_grid(parameters_of(name), param)
     done = run_sweep(name, grid, seeds, out, name=as_name, jobs=jobs, metric=metric, cell_timeout=cell_timeout,
                      run_timeout=run_timeout, scheduler=scheduler, progress=listener(quiet, as_json))
     run_now = len(done.sweep["runs"]) - done.done_before

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ..checks import InputError, check_whole, listed, shorten
+from ..checks import InputError, check_whole, has_order, listed, shorten
 
 # %% ../../nbs/2_data/24_images.ipynb #c005
 def sheet_titles(titles, n):
@@ -208,9 +208,11 @@ def decode(image, name, size=None, ours=False):
     return pixels, animated
 
 # %% ../../nbs/2_data/24_images.ipynb #c044
-def from_array(x, name):
-    "A (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) array of uint8, or (h, w) of uint16, as a Pillow image."
-    if x.ndim == 3 and x.shape[2] == 1: x = x[..., 0]
+def without_channel(x): return x[..., 0] if x.ndim == 3 and x.shape[2] == 1 else x
+
+def check_array(x, name):
+    "InputError unless an array is (h, w), (h, w, 1), (h, w, 3) or (h, w, 4) of uint8, or (h, w) of uint16."
+    x = without_channel(x)
     grey16 = x.ndim == 2 and x.dtype == np.uint16
     if x.dtype != np.uint8 and not grey16:
         raise InputError(f"{name}: an array of {x.dtype}; give uint8 in 0..255 "
@@ -218,24 +220,26 @@ def from_array(x, name):
     if x.ndim != 2 and not (x.ndim == 3 and x.shape[2] in (3, 4)):
         raise InputError(f"{name}: an array of shape {x.shape}; give (h, w, 3), (h, w, 4) or, for grey, (h, w)")
     check_sides(x.shape[1], x.shape[0], name)
-    return Image.fromarray(np.ascontiguousarray(x))
+
+def refuse_no_picture(source, name):
+    "InputError for what is, before anything is decoded, no picture."
+    if isinstance(source, (str, os.PathLike)): return check_file(source)
+    if isinstance(source, np.ndarray): return check_array(source, name)
+    if isinstance(source, Image.Image): return check_sides(*source.size, name)
+    raise InputError(f"{name}: an object of type {type(source).__name__}; give a path, a Pillow image or a uint8 array")
 
 # %% ../../nbs/2_data/24_images.ipynb #c046
 def load_picture(source, size=None, name="the picture"):
     "`decode` for a path, a Pillow image, or an array; the file is closed when it returns."
-    if isinstance(source, (str, os.PathLike)):
-        check_file(source)
-        try:
-            with open(source, "rb") as file, open_header(file, source) as image:
-                return decode(image, source, size, ours=True)
-        except OSError as e:
-            why = e.strerror or shorten(e, 80)
-            raise InputError(f"{source}: cannot be read ({why}); correct its permissions") from None
-    if isinstance(source, np.ndarray): return decode(from_array(source, name), name, size)
-    if isinstance(source, Image.Image):
-        check_sides(*source.size, name)
-        return decode(source, name, size)                    # somebody else's: it stays as it is
-    raise InputError(f"{name}: an object of type {type(source).__name__}; give a path, a Pillow image or a uint8 array")
+    refuse_no_picture(source, name)
+    if isinstance(source, np.ndarray): source = Image.fromarray(np.ascontiguousarray(without_channel(source)))
+    if isinstance(source, Image.Image): return decode(source, name, size)       # somebody else's: it stays as it is
+    try:
+        with open(source, "rb") as file, open_header(file, source) as image:
+            return decode(image, source, size, ours=True)
+    except OSError as e:
+        why = e.strerror or shorten(e, 80)
+        raise InputError(f"{source}: cannot be read ({why}); correct its permissions") from None
 
 # %% ../../nbs/2_data/24_images.ipynb #c047
 MAX_SIDE = 4096
@@ -283,13 +287,13 @@ def as_list(X):
     if isinstance(X, (str, os.PathLike)):
         raise InputError(f"{shorten(X, 200)}: one path where many pictures were expected; "
                          "list its pictures with read_picture_table first")
-    if isinstance(X, pd.DataFrame):
-        raise InputError("a data frame where pictures were expected; give its column of paths")
-    try: out = list(X)
-    except TypeError:
+    if getattr(X, "ndim", 1) == 2:
+        raise InputError(f"a table of shape {tuple(X.shape)} where pictures were expected; give its column of paths")
+    if isinstance(X, (bytes, bytearray)) or not has_order(X) or not getattr(X, "ndim", 1):
         kind = type(X).__name__
         raise InputError(f"an object of type {kind} where pictures were expected; "
-                         "give a list of paths, Pillow images or arrays") from None
+                         "give a list of paths, Pillow images or arrays")
+    out = list(X)
     if not out: raise InputError("no pictures: the list is empty")
     return out
 
@@ -303,6 +307,15 @@ def refuse_bad(bad, n, skip_bad):
         also = f"; and {len(bad) - 1:,} more of {n:,} pictures are bad: rows {rows}"
     way_out = " (none is left)" if skip_bad else "; skip_bad=True leaves them out and lists them"
     raise InputError(bad[0][1] + also + way_out)
+
+def refuse_no_pictures(items):
+    "The items of a list; InputError for those that can be seen to be no pictures without decoding them."
+    bad = []
+    for row, item in enumerate(items):
+        try: refuse_no_picture(item, f"picture {row}")
+        except InputError as e: bad.append((row, str(e)))
+    refuse_bad(bad, len(items), skip_bad=False)
+    return items
 
 # %% ../../nbs/2_data/24_images.ipynb #c061
 def warn_animated(names):

@@ -199,11 +199,15 @@ def cost_of(budget):
     return f"Training took about {s(budget.measured_s)}{rest} (predicted {s(budget.predicted_s)}) and {peak}."
 
 # %% ../../nbs/library/report_answer.ipynb #n5dc2f7e
+def show_card(answer, source="", cost=""):
+    "The card of an answer, a dict, where it is called; inside `lifted` at the top of the page."
+    from IPython.display import display
+    said = answer, source, cost
+    display({"text/html": answer_html(*said), "text/plain": answer_text(*said)}, raw=True)
+
+# %% ../../nbs/library/report_answer.ipynb #n2a8100a
 def show_answer(exam, answer, rungs, source="", cost=""):
     "The card and the ladder at the top of the page; `rungs` is what `show_ladder` returned."
-    from IPython.display import display
-    said = asdict(answer), source, cost
-    card = {"text/html": answer_html(*said), "text/plain": answer_text(*said)}
     with lifted():
-        display(card, raw=True)
+        show_card(asdict(answer), source, cost)
         show(*exam.drawn(rungs))

@@ -10,19 +10,20 @@ import html
 
 # %% ../../nbs/library/report_card.ipynb #n8c6902e
 def capital(text): return text[:1].upper() + text[1:]
+def counted(answer): return f"{answer['score']['n']:,} {answer.get('unit', 'test rows')}"
 def told_score(score): return f"{score['value']:.3f} [{score['low']:.3f}, {score['high']:.3f}]"
 def plain_name(name): return name.replace("_", " ").replace("f1", "F1")
 def quoted(text): return html.escape(str(text)).replace("$", "<span>$</span>")
 
 def facts_html(facts):
     "Pairs of a name and its HTML as a list of definitions."
-    return "<dl class='facts'>" + "".join(f"<dt>{quoted(k)}</dt><dd>{v}</dd>" for k, v in facts.items()) + "</dl>"
+    return "<dl class='facts'>" + "".join(f"<dt>{quoted(k)}</dt><dd>{v}</dd>" for k, v in facts.items() if v) + "</dl>"
 
 def score_html(answer):
     "The score of an answer, with its interval and what it was measured on."
     s, also = answer["score"], "".join(f"; {plain_name(k)} {v:.3f}" for k, v in answer["also"].items())
     return (f"<p class='score'><strong>{s['value']:.3f}</strong> [{s['low']:.3f}, {s['high']:.3f}] "
-            f"{quoted(answer['measure'])} of {quoted(answer['model'])} on {s['n']:,} test rows{quoted(also)}</p>")
+            f"{quoted(answer['measure'])} of {quoted(answer['model'])} on {quoted(counted(answer) + also)}</p>")
 
 def others_told(answer): return " · ".join(f"{name} {told_score(s)}" for name, s in answer["others"].items())
 def gains_told(answer): return " · ".join(f"{gain} to {name}" for name, gain in answer["gains"].items())
@@ -37,7 +38,7 @@ def answer_html(answer, source="", cost=""):
 
     Parameters
     ----------
-    answer : dict, an `Answer` as a record holds it
+    answer : dict, an `Answer` as a record holds it; `unit` says what `n` counts where that is not test rows
     source : str, the name of the data as it was given; may be left out
     cost : str, of `cost_of`; may be left out
     """
@@ -56,7 +57,7 @@ def short_html(answer):
     told = f"; {n} reason{'s' if n > 1 else ''} to be wary: {', '.join(answer['wary'])}" if n else ""
     return (f"<section class='answer mathjax_ignore' style='margin:.3rem 0;padding:.6rem 1rem'>"
             f"<p class='verdict' style='font-size:1rem'>{quoted(answer['verdict'])}</p>"
-            f"<p><strong>{told_score(s)}</strong> {quoted(answer['measure'])} on {s['n']:,} test rows{quoted(told)}</p>"
+            f"<p><strong>{told_score(s)}</strong> {quoted(answer['measure'])} on {quoted(counted(answer) + told)}</p>"
             "</section>")
 
 # %% ../../nbs/library/report_card.ipynb #n1cdbba9
@@ -64,9 +65,10 @@ def answer_text(answer, source="", cost=""):
     "The same as `answer_html`, in lines of text."
     a = answer
     data = ": ".join(filter(None, [source, a["data"]]))
+    adds = f"it adds: {gains_told(a)}" if a["gains"] else ""
     lines = [a["verdict"], f"{a['measure']} of {a['model']}: {told_score(a['score'])}", a["question"], data,
              f"beside it: {others_told(a)}",
-             f"it adds: {gains_told(a)}", *(f"wary: {k}: {v}" for k, v in a["wary"].items()), cost]
+             adds, *(f"wary: {k}: {v}" for k, v in a["wary"].items()), cost]
     return "\n".join(filter(None, lines))
 
 # %% ../../nbs/library/report_card.ipynb #n9de95f1

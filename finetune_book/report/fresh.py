@@ -10,11 +10,11 @@ from pathlib import Path
 
 from ..checks import InputError
 from .errors import NotPublished
-from .ingredients import ingredients, refuse_read
+from .ingredients import ingredients
 from .page import html_page
 from .params import Opened, shown
 from .reads import changes_since
-from .publish import ENDS, exclusive, result_in, run_report, write_whole
+from .publish import exclusive, result_in, run_report, write_whole
 from .record import json_text, signed
 from .schema import read_record, records
 from .template import find_template, read_template
@@ -102,14 +102,6 @@ def with_its_page(folder, name):
         record = read_record(name, folder)
     return result_in(folder, name, record)
 
-# %% ../../nbs/library/report_fresh.ipynb #n7acaca2
-FAILED_ENDS = (".failed.html", ".failed.ipynb")
-
-def refuse_own_inputs(template, values, folder, name):
-    "InputError where a run would write over the notebook it runs, or over a file that its parameters name."
-    opened = Opened.of(template, values)
-    refuse_read([folder / f"{name}{end}" for end in ENDS + FAILED_ENDS], opened.path, opened.declared, opened.given)
-
 # %% ../../nbs/library/report_fresh.ipynb #na8955fb
 def report_once(template, values=None, out_dir="reports", name=None, force=False, tell=None, **limits):
     """Run a report unless the published one is what a run would give.
@@ -127,7 +119,6 @@ def report_once(template, values=None, out_dir="reports", name=None, force=False
     """
     reasons = ["asked for by force"] if force else reasons_to_run(template, values, out_dir, name)
     name, folder = name or find_template(template).stem, Path(out_dir)
-    if reasons: refuse_own_inputs(template, values, folder, name)
     if reasons and tell and name in records(folder): tell(reasons)
     if reasons: return run_report(template, values, out_dir, name, resume=not force, **limits), reasons
     end_leftovers(folder, name)

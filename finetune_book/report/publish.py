@@ -26,7 +26,7 @@ from ..checks import InputError
 from ..places import home_folder, temp_folder
 from .card import failed_html
 from .errors import Interrupted, NotPublished, ReportError, remedy_for
-from .ingredients import ingredients, reads_of
+from .ingredients import ingredients, reads_of, refuse_read
 from .kernel import LOG, STATE, Watchdog, end_processes, run_cells, stoppable
 from .page import carry_pictures, failed_page, html_page
 from .params import NOTHING, Opened
@@ -83,6 +83,7 @@ def prepare_folder(out_dir):
 
 # %% ../../nbs/9_reports/91_publish.ipynb #n395172b
 ENDS = (".html", ".ipynb", ".json", ".metrics.json")
+FAILED_ENDS = (".failed.html", ".failed.ipynb")
 
 def is_published(folder, name):
     "Whether a record in a folder, even a damaged one, says that the files of that name are a report of ours."
@@ -313,7 +314,7 @@ def publish_report(folder, name, nb, run):
     numbers = json_text({k: run[k] for k in KEPT})
     done = result_in(folder, name, run)
     write_whole({done.metrics_json: numbers, done.json: json_text(run), done.ipynb: cells, done.html: page})
-    for end in (".failed.html", ".failed.ipynb"): (folder / f"{name}{end}").unlink(missing_ok=True)
+    for end in FAILED_ENDS: (folder / f"{name}{end}").unlink(missing_ok=True)
     return done
 
 # %% ../../nbs/9_reports/91_publish.ipynb #newrun
@@ -368,6 +369,13 @@ def published_name(name):
     if Path(name).name == name and not name.startswith("."): return name
     raise InputError(f"name={name!r}: must be a file name without folders")
 
+def place_for(opened, out_dir, name):
+    "(folder, name) to publish an Opened under; InputError if that would write over what is read or is not ours."
+    folder, name = Path(out_dir), published_name(name or opened.path.stem)
+    refuse_read([folder / f"{name}{end}" for end in ENDS + FAILED_ENDS], opened.path, opened.declared, opened.given)
+    refuse_foreign(prepare_folder(folder), name)
+    return folder, name
+
 # %% ../../nbs/9_reports/91_publish.ipynb #n488115c
 @home_folder()
 def run_report(template, values=None, out_dir="reports", name=None, cell_timeout=None, total_timeout=None,
@@ -395,9 +403,8 @@ def run_report(template, values=None, out_dir="reports", name=None, cell_timeout
     Whatever is raised, the last good report is untouched; once cells ran, NAME.failed.html says what happened.
     """
     opened = Opened.of(template, values)
-    name = published_name(name or opened.path.stem)
-    folder, nb = prepare_folder(out_dir), injected(opened.nb, opened.given)
-    refuse_foreign(folder, name)
+    folder, name = place_for(opened, out_dir, name)
+    nb = injected(opened.nb, opened.given)
     before = ingredients(template, opened.nb, opened.declared, opened.given)
     with stoppable(), exclusive(folder, name) as (token, private):
         if not resume: forget_state(folder, name)

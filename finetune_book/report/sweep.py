@@ -18,7 +18,7 @@ import pandas as pd
 from ..checks import InputError, check_real, check_whole, did_you_mean, shorten
 from ..judge.bootstrap import Interval
 from .errors import Interrupted, ReportError
-from .grid import check_grid, plan
+from .grid import check_grid, check_sweep_place, plan
 from .page import html_page
 from .params import parameters_of, shown
 from .kernel import stoppable
@@ -223,10 +223,10 @@ def run_sweep(template, grid, seeds=1, out_dir="reports", name=None, jobs=None, 
     jobs = machine()["cores"] if jobs is None else check_whole("jobs", jobs, 1)
     source = find_template(template)
     nb, name = read_template(source), published_name(name or Path(source).stem)
-    grid = check_grid(parameters_of(nb), grid)
+    grid, home = check_grid(parameters_of(nb), grid), Path(out_dir) / f"{name}-sweep"
+    check_sweep_place(home, source, parameters_of(nb), grid)
     settings, runs = plan(nb, grid, seeds)
-    home = prepare_folder(Path(out_dir) / f"{name}-sweep")
-    folder = home / "runs"
+    folder = prepare_folder(home) / "runs"
     def line_of(run):
         return arguments(source, name, run.values, (folder / run.name).resolve(), cell_timeout, run_timeout)
     def conclude(metric): return publish_sweep(home, summary(name, nb, settings, runs, grid, folder, metric))

@@ -6,6 +6,7 @@
 __all__ = ['QuickClassifier']
 
 # %% ../../nbs/library/quick.ipynb #c002
+from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,7 +15,7 @@ import torch
 from fastcore.basics import patch
 from torch import nn
 
-from ..checks import InputError, check_whole, listed, shorten
+from ..checks import InputError, check_whole, has_order, listed, shorten
 from ..data.tables import carried, carried_names
 from ..data.packed import PACKED, WEIGHTS, read_json, unpack_state
 from ..data.hub import resolve_base
@@ -125,8 +126,17 @@ def read_saved(folder):
     raise InputError(f"{folder}: its {SETTINGS} is not whole; save the model again")
 
 # %% ../../nbs/library/quick.ipynb #na3a915c
+def named_classes(classes):
+    "Names of classes as an array (c,); InputError for what is no list of them."
+    if isinstance(classes, (str, bytes)) or not has_order(classes):
+        raise InputError(f"classes={shorten(repr(classes))}: must be a list of at least two names")
+    classes = list(classes)
+    return np.asarray(check_class_names(len(classes), "classification", classes))
+
 def source_folder(source, classes):
     "The folder that `source` names: a base where `classes` are given, else a saved classifier."
+    if not isinstance(source, (str, PathLike)):
+        raise InputError(f"source={shorten(repr(source))}: must be the path of a saved classifier, or a base")
     carried_base = source in carried_names()
     if classes is not None: return Path(carried(source) if carried_base else resolve_base(source))
     folder = Path(source)
@@ -158,7 +168,7 @@ class QuickClassifier:
     def __init__(self, source, classes=None, seed=0, max_length=None):
         folder, saved = source_folder(source, classes), None
         if classes is None: saved = read_saved(folder)
-        else: classes = np.asarray(check_class_names(len(classes), "classification", list(classes)))
+        else: classes = named_classes(classes)
         config, state = read_bert(folder)
         most = config.max_position_embeddings
         if saved: refuse_other_weights(folder, saved); max_length = saved["params"]["max_length"]

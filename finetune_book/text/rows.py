@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from fastcore.basics import patch
 
-from ..checks import InputError, shorten
+from ..checks import InputError
 from ..rows import Rows
 from ..tasks.heads import pooled_features
 from ..tasks.pretrained import quiet
@@ -58,13 +58,6 @@ def warn_if_unread(tokenizer, texts, max_length):
 # With 32 texts moving everything gained .015 in the mean of six draws, not clearly, and took ten times as long.
 FEW_TEXTS = 48
 
-# %% ../../nbs/library/text_rows.ipynb #ndddee94
-def listed_texts(X):
-    "Texts, checked; InputError for what is no list or array of them."
-    if isinstance(X, (dict, set, frozenset)) or not hasattr(X, "__iter__"):
-        raise InputError(f"texts are {shorten(repr(X), 40)}: give a list or an array of text, one per example")
-    return check_texts(X)
-
 # %% ../../nbs/library/text_rows.ipynb #n585d6b8
 class TextRows(Rows):
     """Texts.
@@ -85,7 +78,7 @@ class TextRows(Rows):
         "The carried base is small; others are larger, and their makers fine-tuned them at 5e-5 or below."
         return dict(head=1e-2, body=2e-4 if base in (None, "book-bert") else 5e-5)
 
-    def check(self, X): return listed_texts(X)
+    def check(self, X): return check_texts(X)
 
     def open(self, base, task, seed):
         model, self.tokenizer = load_text_base(base, task.n_out, task=task.kind, labels=task.labels, seed=seed)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..checks import InputError, check_whole, is_encodable
+from ..checks import InputError, check_whole, has_order, is_encodable, shorten
 from ..data.tables import HALF
 
 # %% ../../nbs/4_models/41_tokens.ipynb #c009
@@ -253,6 +253,15 @@ def length_buckets(lengths, batch_size, seed=0, epoch=0, shuffle=True, pool=50):
     batches = _chunks(_pooled_order(lengths, batch_size * pool, rng), batch_size)
     return [batches[i] for i in rng.permutation(len(batches))]
 
+# %% ../../nbs/4_models/41_tokens.ipynb #n4bb0f56
+def refuse_no_column(texts):
+    "InputError for what is no list, array or column of texts."
+    if isinstance(texts, (str, bytes)): raise InputError("texts is one string: put it in a list, [text]")
+    if getattr(texts, "ndim", 1) != 1:
+        raise InputError(f"texts has shape {tuple(texts.shape)}: give one column of text, shape (n,)")
+    if not has_order(texts):
+        raise InputError(f"texts are {shorten(repr(texts), 40)}: give a list or an array of text, one per example")
+
 # %% ../../nbs/4_models/41_tokens.ipynb #c056b
 def check_texts(texts):
     """The texts as a list of str.
@@ -263,12 +272,10 @@ def check_texts(texts):
 
     Raises
     ------
-    InputError if it is a single string, has more than one dimension, is empty, or a row is no text, blank, or holds
-    half a character.
+    InputError if it is a single string, a dict, a set or no sequence at all, has more than one dimension, is empty,
+    or a row is no text, blank, or holds half a character.
     """
-    if isinstance(texts, (str, bytes)): raise InputError("texts is one string: put it in a list, [text]")
-    if getattr(texts, "ndim", 1) != 1:
-        raise InputError(f"texts has shape {texts.shape}: give one column of text, shape (n,)")
+    refuse_no_column(texts)
     texts = list(texts)
     if not texts: raise InputError("no texts: at least one is needed")
     for i, text in enumerate(texts):

@@ -35,3 +35,15 @@ def test_streams_that_are_closed_full_or_gone(line, code, says):
 def test_a_name_for_the_output_is_held_to_the_same_rules():
     code, out, err = shell(r"FB predict -m nowhere -o $'caf\xe9.csv' text")
     assert code == 2 and len(err.splitlines()) == 1 and "not UTF-8" in err, err
+
+
+def test_many_texts_leave_nothing_on_stderr(tmp_path, tiny_base):
+    "Above 64 texts the full model reads, and with it come compiled libraries that once told of leaks (nanobind) as they were unloaded."
+    from examples import LABELS, TEXTS
+    from finetune_book import TextClassifier
+    TextClassifier(tiny_base, max_length=16, epochs=1, tune="head", verbose=0, device="cpu").fit(TEXTS, LABELS).save(tmp_path / "m")
+    (tmp_path / "many.csv").write_text("text\n" + "\n".join(TEXTS * 6) + "\n")
+    code, out, err = shell(f"FB predict -m {tmp_path}/m --data {tmp_path}/many.csv")
+    assert code == 0 and err == "" and len(out.splitlines()) == 73
+    code, out, err = shell(f"tail -n +2 {tmp_path}/many.csv | FB predict -m {tmp_path}/m")
+    assert code == 0 and err == "" and len(out.splitlines()) == 73

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from reports import HOSTILE_TEXTS, START, TINY, write_template
 
-from finetune_book.report import fresh, verify
+from finetune_book.report import publish
 from finetune_book.report.publish import run_report
 
 GAIN = '''
@@ -54,4 +54,4 @@ def folder(made, tmp_path):
 @pytest.fixture
 def no_run(monkeypatch):
     def refuse(*args, **kw): raise AssertionError("a kernel was started")
-    for module in (verify, fresh): monkeypatch.setattr(module, "run_report", refuse)
+    monkeypatch.setattr(publish, "run_cells", refuse)

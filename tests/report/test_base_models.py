@@ -12,6 +12,7 @@ from tiny import save_tiny_base
 from finetune_book.cli import main
 from finetune_book.checks import InputError
 from finetune_book.data.tables import carried
+from finetune_book.report.gallery import publish_gallery
 from finetune_book.report.params import parameters_of
 from finetune_book.report.template import find_template, read_template
 
@@ -211,6 +212,24 @@ def test_pictures_must_beat_both_on_two_sets(tmp_path):
     assert len(pictures) == 12 and set(pictures.set[pictures.beats_both == "yes"]) == {"s", "t"} and set(pictures.method[pictures.beats_both == "yes"]) == {"fine-tuned"}
 
 
+def test_the_answer_comes_first_and_says_when_nothing_is_clear(tmp_path):
+    "Over several sets Student's interval over them decides, of one set the seeds of its fewest labels; no base, no answer."
+    rows = [("text", name, "none", "TF-IDF + LR", 16, (.5, .5)) for name in "abc"]
+    one = [("text", name, "book-bert", "probe", 16, (.5 + gain, .52 + gain)) for name, gain in zip("abc", (.10, .11, .12))]
+    other = [("text", name, "book-bert", "fine-tuned", 16, (.5 + gain, .52 + gain)) for name, gain in zip("abc", (-.2, .1, .1))]
+    answer = run_cells(write_results(tmp_path / "r", [*rows, *one, *other]))["told"]["metrics"]["answer"]
+    half = 4.3027 * .01 / 3 ** .5
+    assert answer["score"] == pytest.approx(dict(value=.12, low=.12 - half, high=.12 + half, n=3), abs=1e-4) and answer["stands"] == "better" and answer["unit"] == "sets"
+    assert answer["model"] == "book-bert, probe" and list(answer["others"]) == ["book-bert, fine-tuned"] and "book-bert (probe) clearly gains: +0.120" in answer["verdict"]
+    assert set(answer["wary"]) == {"chosen afterwards", "few sets", "clearly below the floor"} and answer["wary"]["clearly below the floor"].startswith("book-bert, fine-tuned at 1 ") and "the best of 2 methods" in answer["wary"]["chosen afterwards"]
+    space = run_cells(write_results(tmp_path / "o", [*rows, *other]))
+    answer = space["told"]["metrics"]["answer"]
+    assert answer["stands"] == "no clear difference" and "shows no clear difference" in answer["verdict"] and "few sets" in answer["wary"]
+    answer = run_cells(write_results(tmp_path / "s", TEXT))["told"]["metrics"]["answer"]
+    assert answer["unit"] == "seeds of a with 16 labels per class" and answer["score"]["n"] == 3 and answer["score"]["value"] == pytest.approx(.1)
+    assert "answer" not in run_cells(write_results(tmp_path / "n", rows))["told"]["metrics"]
+
+
 GOOD = "text,a,none,TF-IDF + LR,16,0,accuracy,0.5,100,1.0,"
 
 
@@ -252,7 +271,11 @@ def test_the_report_computes_a_stored_value_anew(measured, tmp_path):
     assert main(["report", "base_models", "-q", *given, "--out", str(tmp_path / "out")]) == 0
     page, run = (tmp_path / "out" / "base_models.html").read_text(), json.loads((tmp_path / "out" / "base_models.json").read_text())
     alts = re.findall(r'<img[^>]*\balt="([^"]*)"', page)
-    assert len(alts) == page.count("data:image/png") == 1 and "words at 2 labels per class" in alts[0]
+    assert len(alts) == page.count("data:image/png") == 2 and "words at 2 labels per class" in alts[1] and alts[0].startswith("Bars of the gain in accuracy")
+    first = page[page.index("<h1"):page.index("What was measured</h2>" if "What was measured</h2>" in page else "What was measured")]
+    assert "aria-label='The answer'" in first.replace('"', "'") and "Against the best of what needs no base" in first and run["metrics"]["answer"]["model"].startswith("tiny")
+    gallery = publish_gallery(tmp_path / "out").read_text()
+    assert run["metrics"]["answer"]["verdict"].split(":")[0] in gallery and "seeds of words with 2 labels per class" in gallery
     assert "2 values were computed anew" in page and run["metrics"]["live_furthest"] < 1e-4 and set(run["metrics"]["live"]) == {"0", "1"}
     assert run["inputs"]["results"]["kind"] == "folder" and run["data"]["results"]["rows"] == 8
     false = tmp_path / "false"

@@ -10,8 +10,9 @@ from reports import RESUMED, state
 
 from finetune_book.checks import InputError
 from finetune_book.cli import main
-from finetune_book.report import fresh, ingredients
+from finetune_book.report import fresh, ingredients, publish, sweep
 from finetune_book.report.fresh import reasons_to_run, render_report, report_once
+from finetune_book.report.publish import run_report
 from finetune_book.report.schema import read_record
 from finetune_book.report.verify import edited_files
 
@@ -116,9 +117,17 @@ def test_the_commands(made, folder, capsys, monkeypatch):
     assert code == 0 and json.loads(out)["inside"] and err == ""
 
 
-def test_what_a_report_reads_it_does_not_write(made, folder, no_run, tmp_path, capsys):
+def noting(monkeypatch, module, name, seen):
+    "Every call of a check that a module makes is noted in `seen`."
+    check = getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *a: (seen.append("read"), check(*a)))
+
+
+def test_what_a_report_reads_it_does_not_write(made, folder, no_run, tmp_path, capsys, monkeypatch):
     "Its own notebook, a table under a name that it would publish, a page of ours: refused before anything is done."
     _, path, values = made
+    seen = []
+    noting(monkeypatch, publish, "refuse_read", seen)
     home = tmp_path / "here"
     home.mkdir()
     for name in ("mine.ipynb", "bad.failed.ipynb"): shutil.copyfile(path, home / name)
@@ -127,21 +136,34 @@ def test_what_a_report_reads_it_does_not_write(made, folder, no_run, tmp_path, c
     before = {p.name: p.read_bytes() for p in home.iterdir()}
     for template, name, data in ((home / "mine.ipynb", "mine", values["data"]), (home / "bad.failed.ipynb", "bad", values["data"]),
                                  (path, "gain", str(home / "gain.json")), (path, "gain", values["data"])):
-        with pytest.raises(InputError, match="is what is read .*name another"): report_once(template, {"data": data}, home, name)
+        for door in (run_report, report_once):
+            with pytest.raises(InputError, match="is what is read .*name another"): door(template, {"data": data}, home, name)
+        assert seen.count("read") == 2 and not seen.clear()                        # once at each door
     assert {p.name: p.read_bytes() for p in home.iterdir()} == before
     page = folder / "gain.ipynb"
     assert report_once(page, {}, folder)[1] == []                                  # our own page, which nothing has to change
     with pytest.raises(InputError, match="is what is read"): report_once(page, {}, folder, force=True)
-    with pytest.raises(AssertionError, match="kernel"): report_once(page, {}, folder, "other")
-    assert main(["report", str(home / "mine.ipynb"), "--out", str(home)]) == 2 and "is what is read" in capsys.readouterr().err
+    with pytest.raises(AssertionError, match="kernel"): report_once(page, {}, folder, "other", progress=False)
+    seen.clear()
+    assert main(["report", str(home / "mine.ipynb"), "--out", str(home)]) == 2 and seen == ["read"]
+    said = capsys.readouterr().err
+    assert "is what is read" in said and len(said.splitlines()) == 1
+    monkeypatch.chdir(home)
+    with pytest.raises(InputError, match="is what is read"): run_report("mine.ipynb", out_dir=".", progress=False)
+    assert {p.name: p.read_bytes() for p in home.iterdir()} == before
 
 
-def test_a_sweep_does_not_write_over_what_it_reads_or_did_not_write(made, tmp_path, capsys):
+def test_a_sweep_does_not_write_over_what_it_reads_or_did_not_write(made, tmp_path, capsys, monkeypatch):
     _, path, values = made
-    home = tmp_path / "out" / "gain-sweep"
+    home, seen = tmp_path / "out" / "gain-sweep", []
+    noting(monkeypatch, sweep, "check_sweep_place", seen)
     home.mkdir(parents=True)
-    for name, data, says in (("sweep.json", home / "sweep.json", "is what is read"), ("sweep.html", values["data"], "is of no sweep of ours; it stays")):
+    for name, data, says in (("sweep.json", str(home / "sweep.json"), "is what is read"), ("sweep.html", values["data"], "is of no sweep of ours; it stays")):
         shutil.copyfile(values["data"], home / name)
         assert main(["sweep", str(path), "-p", f"data={data}", "--seeds", "2", "--out", str(tmp_path / "out")]) == 2
-        assert says in capsys.readouterr().err and [p.name for p in home.iterdir()] == [name]
+        said = capsys.readouterr().err
+        assert says in said and len(said.splitlines()) == 1 and [p.name for p in home.iterdir()] == [name]
+        for grid in ({"data": data}, {"data": ["none", data]}):
+            with pytest.raises(InputError, match=says): sweep.run_sweep(path, grid, 2, tmp_path / "out", progress=False)
+        assert [p.name for p in home.iterdir()] == [name] and len(seen) == 3 and not seen.clear()
         (home / name).unlink()
