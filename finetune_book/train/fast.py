@@ -230,7 +230,7 @@ def parse_shortcuts(spec):
                          "join them with '+', or say 'all' or 'none'")
     return tuple(words)
 
-# %% ../../nbs/5_training/57_fast.ipynb #nbf55dec
+# %% ../../nbs/5_training/57_fast.ipynb #nc651562
 @dataclass
 class Road:
     """How a model is computed: in which precision, and by which shortcuts while it trains.
@@ -241,6 +241,10 @@ class Road:
     """
     precision: str = "auto"
     shortcuts: str = "all"
+
+    def precision_on(self, device):
+        "The precision used on a device, as a word."
+        return "float32" if pick_dtype(self.precision, device) is None else "bfloat16"
 
     def lower(self, device):
         "Context of autocast for a device, or one that does nothing."
