@@ -106,7 +106,7 @@ def progress(lesson=None):
     from finetune_book.exercises.notes import Note, tell
     from finetune_book.exercises.shelf import lessons_asking
     rows, said = read_table()
-    lessons = lessons_asking() if lesson is None else [check_choice("lesson", str(lesson), lessons_asking())]
+    lessons = lessons_asking() if lesson is None else [check_choice("lesson", str(lesson).zfill(2), lessons_asking())]
     table = [row for one in lessons for row in lesson_rows(one, rows)]
     solved = sum(row[2] == "✓ right" for row in table)
     said = said or f"Kept in {progress_file()}."

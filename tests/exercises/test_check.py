@@ -133,6 +133,7 @@ def test_progress_is_a_table_that_a_new_session_reads():
     done = subprocess.run([sys.executable, "-c", "from finetune_book.exercises import progress; progress('11')"], capture_output=True, text=True)
     assert "1 of 8 solved" in done.stdout and "✓ right" in done.stdout, done.stderr
     with pytest.raises(InputError, match="lesson='99'"): progress(99)
+    assert [row[0] for row in progress(0).table[1:3]] == ["00.1", "00.2"] == [row[0] for row in progress("00").table[1:3]]
 
 
 @pytest.mark.parametrize("broken", ["", "{", "[]", '{"11.1": 3}', '{"11.1": {"tries": "x", "right": true, "hints": 0, "solution": false}}', "[" * 100_000])

@@ -10,8 +10,8 @@ PICTURES = ("image/png", "image/jpeg", "image/svg+xml")
 
 
 def asked(number=r"\d\d"):
-    "Pattern of an exercise's number in front of its question: `### Exercise 11.2: title` where `check` answers, else `**11.2**`."
-    return re.compile(rf"^(?:\*\*(?:Exercise )?|### Exercise )({number}\.\d+)(?:[.:]?\*\*|: )", re.MULTILINE)
+    "Pattern of the line above an exercise's question: `### Exercise 11.2: title`. What it finds is the number."
+    return re.compile(rf"^### Exercise ({number}\.\d+): \S", re.MULTILINE)
 
 
 def text(part): return "".join(part)
@@ -72,7 +72,7 @@ def missing_parts(nb, number):
     need("## Exercises", r"^## Exercises")
     need("## Sources", r"^## Sources")
     found = set(asked(f"{number:02d}").findall(words))
-    if len(found) < 3: lacks.append(f"{len(found)} exercises numbered {number:02d}.n, three are asked for")
+    if len(found) < 4: lacks.append(f"{len(found)} exercises numbered {number:02d}.n, four are asked for")
     return lacks
 
 

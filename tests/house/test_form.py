@@ -50,7 +50,7 @@ def test_comparisons_in_lessons_go_through_the_judges():
 def test_no_exercise_number_is_used_twice():
     question = re.compile(r"^(?:\*\*|#+ )(?:Exercise )?(\d\d\.\d+)(?=[.:* ])", re.MULTILINE)
     asked = [n for p in LESSONS.values() for n in question.findall(form.prose(read(p)))]
-    assert sorted(asked) == sorted(set(asked)) and len(asked) >= 3 * len(LESSONS)
+    assert sorted(asked) == sorted(set(asked)) and len(asked) >= 4 * len(LESSONS)
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -96,7 +96,7 @@ HEAD = "# A title\n\n> A subtitle.\n\n**Needs** nothing · **gives** `m.f` · **
 
 
 def lesson():
-    asked = [cell for k in (1, 2, 3) for cell in (md(f"**07.{k}** Write `f`."), py("def f(x): ..."))]
+    asked = [cell for k in (1, 2, 3, 4) for cell in (md(f"### Exercise 07.{k}: A function\n\nWrite `f`."), py("def f(x): ..."))]
     return {"cells": [md(HEAD), md("word " * form.IDEA_WORDS), py("1 + 1", out("execute_result", data={"text/plain": "2"})), md("**Learned:** this."), md("## Exercises"), *asked, md("## Sources\n\nA book.")]}
 
 
@@ -110,7 +110,7 @@ def test_a_good_lesson_passes(): assert all_breaches(lesson()) == []
 @pytest.mark.parametrize("part, says", [
     ("# A title", "no title"), ("> A subtitle.", "no subtitle"), ("**Needs**", "no **Needs**"), ("**gives**", "no **Needs**"), ("2 s,", "no **Needs**"),
     ("**摘要** 本课", "no **摘要**"), ("**Learned:**", "no **Learned:**"), ("## Exercises", "no ## Exercises"), ("## Sources", "no ## Sources"),
-    ("**07.2**", "2 exercises"),
+    ("### Exercise 07.2: A function", "3 exercises"), ("Exercise 07.2: ", "3 exercises"),
 ])
 def test_a_missing_part_is_seen(part, says):
     nb = lesson()
@@ -142,10 +142,10 @@ def test_a_picture_with_alt_text_passes():
 
 
 @pytest.mark.parametrize("cell, says", [
-    (py("told = 'b is clearly higher' if gain > 0 else 'no clear difference'"), "code cell 4 writes a verdict: 'b is clearly higher'"),
-    (py("print(f'{b} is clearly better')"), "code cell 4 writes a verdict: 'is clearly better'"),
+    (py("told = 'b is clearly higher' if gain > 0 else 'no clear difference'"), "code cell 5 writes a verdict: 'b is clearly higher'"),
+    (py("print(f'{b} is clearly better')"), "code cell 5 writes a verdict: 'is clearly better'"),
     (md("Step B is clearly better than step A."), "prose says 'is clearly better'"),
-    (py("x", out("stream", name="stdout", text="B minus A is +0.1: B is clearly higher.")), "code cell 4 printed a verdict over nothing"),
+    (py("x", out("stream", name="stdout", text="B minus A is +0.1: B is clearly higher.")), "code cell 5 printed a verdict over nothing"),
     (md("Behind it are eight short methods."), "prose counts 'eight short methods'"), (md("The module has 13 functions."), "prose counts '13 functions'"),
 ])
 def test_a_comparison_without_its_judge_is_seen(cell, says):
