@@ -12,7 +12,7 @@ import json
 import os
 import time
 import warnings
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
@@ -26,7 +26,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .adapt import Method, as_method
 from .cards import model_card
-from .checks import InputError, check_real, check_whole, shorten
+from .checks import InputError, check_choice, check_real, check_whole, shorten
 from .optim import make_schedule
 from .rows import Rows
 from .saving import read_settings, refuse_other_weights, save_all
@@ -37,6 +37,7 @@ from .tasks.regress import Regress
 from .tasks.task import Task
 from .train.budget import PeakWatch, announce, free_mb
 from .train.callbacks import Checkpoint, EarlyStopping, KeepBest, ProgressBar
+from .train.fast import PRECISIONS, parse_shortcuts
 from .train.forecast import Pass, Room, forecast_reading, forecast_training, solving_s
 from .train.solve import folds, solve_head
 from .train.trainer import Callback, Trainer, enough_epochs, shuffled_batches
@@ -64,6 +65,8 @@ def check_hyperparameters(params):
     for name in _WHOLE.keys() & given.keys(): check_whole(name, given[name], *_WHOLE[name])
     for name in _REAL.keys() & given.keys(): check_real(name, given[name], *_REAL[name])
     if "tune" in given: as_method(given["tune"])
+    if "precision" in given: check_choice("precision", given["precision"], PRECISIONS)
+    if "shortcuts" in given: parse_shortcuts(given["shortcuts"])
     try: make_schedule(params["schedule"], 10, .1)
     except ValueError as e: raise InputError(str(e)) from None
 
@@ -110,8 +113,12 @@ def check_surroundings(params):
 
 # %% ../nbs/library/finetuner.ipynb #n713dc4c
 def logits_of(output):
-    "Scores (n, c) of a Hugging Face output or of a bare module."
-    return getattr(output, "logits", output)
+    "Scores (n, c), in single precision, of a Hugging Face output or of a bare module."
+    return getattr(output, "logits", output).float()
+
+def in_full(device):
+    "Context of float32 arithmetic, whatever was asked for around it: a head is small, and its way to its best is exact."
+    return torch.autocast(torch.device(device).type, enabled=False)
 
 def with_bar(batches, label):
     "The batches under a progress bar called `label`; as they are for None."
@@ -218,6 +225,12 @@ def room(self: Job):
     return Room(asked, "memory_mb", asked, tuple(ways))
 
 @patch
+def shortcuts(self: Job):
+    "Context in which the model trains; a body that stays as it is has no use for shortcuts."
+    if self.method.fixed_body: return nullcontext()
+    return self.rows.shortcuts_for(self.model, [part.rows for part in (self.train, self.held) if part is not None])
+
+@patch
 def with_solving(self: Job, budget):
     "The budget and the seconds that the head's way to its best will take."
     if self.pace.solved: budget.predicted_s += solving_s(head_of(self.model), self.train.targets, self.task.loss)
@@ -228,7 +241,7 @@ def solve(job, table):
     "Put the head of a job's model at its best for a table of features (n, d); returns the penalty chosen, C."
     head, loss = head_of(job.model), job.task.loss.to("cpu")
     best = copy.deepcopy(head).cpu()
-    penalty = solve_head(best, table, job.train.targets, loss, job.task.rank, seed=job.est.seed)
+    with in_full("cpu"): penalty = solve_head(best, table, job.train.targets, loss, job.task.rank, seed=job.est.seed)
     head.load_state_dict(best.state_dict())
     job.task.loss = loss.to(job.device)
     return penalty
@@ -281,7 +294,8 @@ class ThroughTable:
     def learn(self, trainer, meter, state):
         self.table, held = self.job.look(meter, self.job.train), self.job.held
         self.held = held and self.job.look(meter, held)
-        trainer.fit(self.batches, self.fetch, self.job.pace.epochs, held and self.validate, resume=state)
+        with in_full(self.job.device):
+            trainer.fit(self.batches, self.fetch, self.job.pace.epochs, held and self.validate, resume=state)
 
 # %% ../nbs/library/finetuner.ipynb #n9a7b42d
 class Solved(ThroughTable):
@@ -293,11 +307,11 @@ class Solved(ThroughTable):
         job, head = self.job, self.module
         self.table = job.look(meter, job.train)
         penalty = solve(job, self.table)
-        with torch.no_grad(): loss = job.task.loss(head(self.table.to(job.device)), job.train.targets.to(job.device))
-        row = dict(epoch=0, train_loss=loss.item(), penalty=penalty)
-        if job.held is not None:
-            self.held = job.look(meter, job.held)
-            with torch.no_grad(): row |= self.validate(head)
+        self.held = job.held and job.look(meter, job.held)
+        with torch.no_grad(), in_full(job.device):
+            loss = job.task.loss(head(self.table.to(job.device)), job.train.targets.to(job.device))
+            row = dict(epoch=0, train_loss=loss.item(), penalty=penalty)
+            if job.held is not None: row |= self.validate(head)
         trainer.history_ = [row]
         meter.finish(left=0)
 
@@ -407,8 +421,8 @@ class FineTuner(BaseEstimator):
     model_, rows_, task_ : the fine-tuned model, and what reads its examples and its outputs
     history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
     tried_ : where the method was left open and some were tried, their scores on rows held back, by word
-    tune_, lr_, epochs_ : the method, the learning rate and the epochs that were used, given or decided here; for a head
-        that was solved the rate is None
+    tune_, lr_, epochs_, precision_ : the method, the learning rate, the epochs and the precision that were used, given
+        or decided here; for a head that was solved the rate is None
     n_train_, n_trainable_, n_parameters_ : int; budget_ : Budget, predicted and measured memory and time
     """
 
@@ -469,12 +483,12 @@ def _five_steps(self: FineTuner, rows, method, X, y, validation):
     job = Job(self, rows, task, method, model.to(device), train, held, device, pace)
     way = way_of(job)
     # 4. Training: what it will take, then the loop, watched on the validation rows.
-    with rows.numerics(device):
+    with rows.numerics(device), job.shortcuts():
         trainer, meter = make_trainer(job, way)
         state, before, done = begun(self.checkpoint_dir)
         self.budget_ = way.forecast(trainer, before, pace.epochs - done)
         announce(self.budget_, self.verbose, self.checkpoint_dir)
-        trainer.identity["rows read at once"] = self.budget_.eval_rows
+        trainer.identity |= {"rows read at once": self.budget_.eval_rows, "precision": rows.precision_on(device)}
         meter.start(self.budget_, device)
         way.learn(trainer, meter, state)
         if held: task.settle(lambda: job.read(held), held.targets)
@@ -589,6 +603,7 @@ def _keep(self: FineTuner, job, way, trainer):
     self.best_epoch_ = len(losses) - 1 if None in losses else int(np.argmin(losses))
     self.history_, self.rows_, self.task_ = trainer.history_, job.rows, job.task
     self.tune_, (self.lr_, self.epochs_), self.tried_ = str(job.method), way.pace(), {}
+    self.precision_ = job.rows.precision_on(job.device)
     self.model_ = job.method.merge(job.model).eval().requires_grad_(True)
     return self
 
@@ -615,7 +630,7 @@ def predict(self: FineTuner, X):
 
 # %% ../nbs/library/finetuner.ipynb #n0d6912b
 FITTED = ("history", "best_epoch", "n_train", "n_trainable")        # what `fit` found out, kept in a saved model
-DECIDED = ("tune", "lr", "epochs")                                  # the same, of settings that may be left open
+DECIDED = ("tune", "lr", "epochs", "precision")                                  # the same, of settings that may be left open
 
 def card_of(est):
     "The model card of a fitted estimator."

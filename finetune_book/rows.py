@@ -93,6 +93,16 @@ def numerics(self: Rows, device):
     return repeatable(device)
 
 @patch
+def precision_on(self: Rows, device):
+    "The precision of the arithmetic on a device, in a word."
+    return "float32"
+
+@patch
+def shortcuts_for(self: Rows, model, parts):
+    "Context in which `model` trains on `parts` (lists of rows), by whatever makes that faster; afterwards it is as before."
+    return nullcontext()
+
+@patch
 def fetch(self: Rows, rows, targets, idx):
     "(inputs, targets) of a training batch; may vary both, by torch's own generator."
     return self.collate(rows, idx), targets[idx]

@@ -16,7 +16,7 @@ class TextTuner(FineTuner):
     def __init__(self, base="book-bert", tune=None, epochs=None, lr=None, batch_size=16, max_length=128,
                  weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0.,
                  class_weight=None, clip_norm=1., seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50,
-                 memory_mb=None, callbacks=(), verbose=1, thresholds=.5):
+                 memory_mb=None, callbacks=(), verbose=1, thresholds=.5, precision="auto", shortcuts="all"):
         store(self, locals())
 
     def __sklearn_tags__(self):
@@ -24,7 +24,7 @@ class TextTuner(FineTuner):
         tags.input_tags.string, tags.input_tags.one_d_array, tags.input_tags.two_d_array = True, True, False
         return tags
 
-    def _rows(self): return TextRows(self.max_length)
+    def _rows(self): return TextRows(self.max_length, self.precision, self.shortcuts)
 
     @property
     def tokenizer_(self):
@@ -66,6 +66,9 @@ class TextClassifier(Classifying, TextTuner):
         own state
     memory_mb : float or None, what training may take beyond what is held already, in MB; None for what is free. A batch
         that needs more goes in pieces whose gradients are added up: the same update, but for other draws of dropout
+    precision : "float32"; "bfloat16", whose products have three digits; "auto" for bfloat16 where this machine is faster
+        with it
+    shortcuts : "all", "none", or "dropout", "attention", "table" joined by "+": what makes a training faster, see `finetune_book.train.fast`
     callbacks : sequence of `finetune_book.train.trainer.Callback`
     verbose : 0 is silent, 1 prints the budget and shows progress bars
 
@@ -76,7 +79,8 @@ class TextClassifier(Classifying, TextTuner):
     ----------
     classes_ : (c,) array; thresholds_ : (L,) array, of several labels at once
     history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
-    tune_, lr_, epochs_ : what was used, given or decided by the library; lr_ is None for a head that took no steps
+    tune_, lr_, epochs_, precision_ : what was used, given or decided by the library; lr_ is None for a head that took no
+        steps
     model_, tokenizer_ : the Hugging Face model and tokenizer; token_report_ : dict of `token_report`
     n_train_, n_trainable_, n_parameters_ : int; budget_ : `finetune_book.train.budget.Budget`, predicted and measured
         memory and time

@@ -7,17 +7,19 @@ __all__ = ['encode', 'warn_if_unread', 'TextRows']
 
 # %% ../../nbs/library/text_rows.ipynb #nf5fe255
 import warnings
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from fastcore.basics import patch
 
 from ..checks import InputError
-from ..rows import Rows
+from ..rows import Rows, repeatable
 from ..tasks.heads import pooled_features
 from ..tasks.pretrained import quiet
 from .bases import load_text_base, longest_input, read_text_model
 from .tokens import check_texts, length_buckets, pad_batch, token_report
+from ..train.fast import Road
 
 # %% ../../nbs/library/text_rows.ipynb #ne72da20
 def encode(model, tokenizer, texts, max_length):
@@ -65,13 +67,15 @@ class TextRows(Rows):
     Parameters
     ----------
     max_length : int, tokens; longer texts are cut
+    precision, shortcuts : how the model is computed, as `finetune_book.train.fast.Road` takes them
 
     Attributes
     ----------
     tokenizer : transformers tokenizer of the base; report : dict of `token_report` over the training texts
     """
     example = '["A text."]'
-    def __init__(self, max_length=128): self.max_length = max_length
+    def __init__(self, max_length=128, precision="auto", shortcuts="all"):
+        self.max_length, self.road = max_length, Road(precision, shortcuts)
 
     @classmethod
     def rates_for(cls, base):
@@ -115,6 +119,19 @@ def inspect(self: TextRows, X, device): self.report = warn_if_unread(self.tokeni
 
 @patch
 def costs(self: TextRows, rows): return np.array([len(r) for r in rows], dtype=float)
+
+@patch
+@contextmanager
+def numerics(self: TextRows, device):
+    "Repeatable, in the precision that was asked for."
+    with repeatable(device), self.road.lower(device): yield
+
+@patch
+def precision_on(self: TextRows, device): return self.road.precision_on(device)
+
+@patch
+def shortcuts_for(self: TextRows, model, parts):
+    return self.road.taken_by(model, {token for part in parts for row in part for token in row})
 
 @patch
 def fetch(self: TextRows, rows, targets, idx): return self.collate(rows, idx), targets[torch.as_tensor(idx)]

@@ -21,7 +21,7 @@ from ..finetuner import Classifying, FineTuner, Regressing, pair_of, store
 from .augment import Augment
 from .preprocessing import check_size
 from .recalibrate import batch_norms
-from .rows import PRECISIONS, ImageRows, parse_augment
+from .rows import ImageRows, parse_augment
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #c013
 def freeze_norms(model):
@@ -87,7 +87,7 @@ class ImageTuner(FineTuner):
     "What the estimators for pictures share: settings, and pictures as rows; see `ImageClassifier` for the settings."
     target_type = None                      # of the labels that a folder or CSV brings; "number" for numbers
     def __init__(self, base="book-resnet", tune=None, epochs=None, lr=None, batch_size=32, size=None, augment="crop",
-                 freeze_norm=False, precision="float32", skip_bad=False, weight_decay=.01, layer_decay=1.,
+                 freeze_norm=False, precision="auto", skip_bad=False, weight_decay=.01, layer_decay=1.,
                  schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0., class_weight=None, clip_norm=1.,
                  seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50, memory_mb=None, callbacks=(),
                  verbose=1, thresholds=.5):
@@ -113,7 +113,7 @@ class ImageClassifier(Classifying, ImageTuner):
     augment : "none", or "crop", "flip", "color", "mixup", "cutmix" joined by "+"; or an `Augment`. Name only what keeps
         the label.
     freeze_norm : bool, keep BatchNorm's statistics, scales and shifts as the base has them
-    precision : "float32" or "bfloat16" (faster where the processor knows it, many times slower elsewhere: `fit` warns)
+    precision : as for `TextClassifier`; a machine that only imitates bfloat16 is many times slower: `fit` warns
     skip_bad : bool, leave out training pictures that cannot be read (`skipped_` lists them) instead of refusing
     weight_decay, layer_decay, schedule, warmup_frac, patience, label_smoothing, class_weight, clip_norm, seed, device,
     checkpoint_dir, checkpoint_every, callbacks, verbose, thresholds : as for `TextClassifier`
@@ -145,7 +145,6 @@ def _method(self: ImageTuner, usual=("full",)):
 @patch
 def check_settings(self: ImageTuner):
     "InputError for a setting that cannot work; `fit` calls it first."
-    check_choice("precision", self.precision, PRECISIONS)
     check_flag("freeze_norm", self.freeze_norm); check_flag("skip_bad", self.skip_bad)
     if self.size is not None: check_size(self.size)
     parse_augment(self.augment, self.size or 32)
