@@ -16,7 +16,7 @@ class TextTuner(FineTuner):
     def __init__(self, base="book-bert", tune=None, epochs=None, lr=None, batch_size=16, max_length=128,
                  weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0.,
                  class_weight=None, clip_norm=1., seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50,
-                 memory_mb=None, callbacks=(), verbose=1, thresholds=.5):
+                 memory_mb=None, callbacks=(), verbose=1, thresholds=.5, cache=None):
         store(self, locals())
 
     def __sklearn_tags__(self):
@@ -68,6 +68,8 @@ class TextClassifier(Classifying, TextTuner):
         that needs more goes in pieces whose gradients are added up: the same update, but for other draws of dropout
     callbacks : sequence of `finetune_book.train.trainer.Callback`
     verbose : 0 is silent, 1 prints the budget and shows progress bars
+    cache : None, or a `finetune_book.compress.cache.FeatureCache`: what the frozen body says of a text is kept on disk,
+        and a later `fit` computes it for new texts only
 
     Targets are one class for each text; or several labels at once, as lists of labels or as an indicator matrix (n, L),
     and then `predict` answers in the same form, and `predict_proba` gives each label its own probability.
