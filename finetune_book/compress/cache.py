@@ -107,8 +107,9 @@ def arithmetic(device="cpu"):
     lower = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
     products = [b.fp32_precision for b in (back.mkldnn.matmul, back.mkldnn.conv, back.cuda.matmul, back.cudnn.conv)]
     libraries = f"torch {torch.__version__}, transformers {version('transformers')}"
-    return ", ".join([f"finetune_book {finetune_book.__version__}", libraries, f"{kind} {chip}", f"{torch.get_num_threads()} threads", f"autocast {lower}",
-                      f"products {products}", f"oneDNN {back.mkldnn.enabled}"])
+    return ", ".join([f"finetune_book {finetune_book.__version__}", libraries, f"{kind} {chip}",
+                      f"{torch.get_num_threads()} threads", f"autocast {lower}", f"products {products}",
+                      f"oneDNN {back.mkldnn.enabled}"])
 
 # %% ../../nbs/8_world/84_cache.ipynb #n8ddbcd8
 COMPANY = 4          # rows; more are faster for long tables, and waste more where few rows have one shape

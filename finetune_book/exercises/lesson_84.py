@@ -14,8 +14,8 @@ from finetune_book.exercises.forms import Exercise
 SAVED = Exercise(
     "84.1", "How much is saved", 6 * 1010 / 1060,
     {6.: "That is the limit for a head that costs nothing. Its epochs are done in every fit, with a cache or without.",
-     60 * 1001 / 1060: "That compares with reading through the whole model in every epoch. Here the rows were read once "
-                       "per fit already, and only the head took ten epochs.",
+     60 * 1001 / 1060: "That compares with reading through the whole model in every epoch. Here the rows were read "
+                       "once per fit already, and only the head took ten epochs.",
      6 * 1010 / 1010: "The head's work of the other five fits is still to be done: m E h, not E h, below the line.",
      1060 / 6060: "Upside down: that is the share of the work that is left."},
     ("With b = 1000 and h = 1, what does one fit cost that reads once?", "b + E h = 1010, and there are six.",
@@ -105,12 +105,13 @@ KEY = Exercise(
     "84.4", "What the key must hold", "b",
     {"a": "A text that is cut elsewhere is another row for the body. The lesson's key has it without asking: it hashes "
           "the tokens that are left.",
-     "c": "In a frozen body BatchNorm scales by its running averages. They are no parameters, and move the features all "
-          "the same: buffers belong to the body's hash.",
+     "c": "In a frozen body BatchNorm scales by its running averages. They are no parameters, and move the features "
+          "all the same: buffers belong to the body's hash.",
      "d": "The features come out rounded otherwise, by far more than the last bits. What was computed in bfloat16 must "
           "not be taken for float32."},
     ("Which of them does the body never meet?", "The features are what the head sees: what comes after them?"),
-    "The head learns from the features and comes after them. Neither its weights nor its rate nor its epochs move them.",
+    "The head learns from the features and comes after them. Neither its weights nor its rate nor its epochs "
+    "move them.",
     options={"a": "the longest length, to which long texts are cut", "b": "the learning rate of the head",
              "c": "the running averages of the body's BatchNorm", "d": "the precision: bfloat16 instead of float32"})
 
@@ -145,13 +146,13 @@ COMPANIES = Exercise(
 HALF = Exercise(
     "84.6", "When is it there?", "c",
     {"a": "Then half a part is left under its own name, which no reader looks at. The final name does not exist yet.",
-     "b": "A killed program is not a dead machine: what it wrote is in the system's memory, whole, and reaches the disk "
-          "later. Everybody who reads gets it from there.",
-     "d": "A program's death cannot do it. But one of the four is the death of the whole machine, and there the order of "
-          "the system's own writing counts."},
+     "b": "A killed program is not a dead machine: what it wrote is in the system's memory, whole, and reaches the "
+          "disk later. Everybody who reads gets it from there.",
+     "d": "A program's death cannot do it. But one of the four is the death of the whole machine, and there the order "
+          "of the system's own writing counts."},
     ("Who brings the bytes to the disk, and when?", "A rename and the bytes of the file reach the disk independently."),
-    "The system may bring the new name to the disk before the bytes. When the power fails in between, the name leads to "
-    "a file that is empty or half there. `fsync` before the renaming forbids that; the checksum would see it.",
+    "The system may bring the new name to the disk before the bytes. When the power fails in between, the name leads "
+    "to a file that is empty or half there. `fsync` before the renaming forbids that; the checksum would see it.",
     options={"a": "killed by the system while writing the part", "b": "killed by the system right after the renaming",
              "c": "the power fails right after the renaming", "d": "never"})
 

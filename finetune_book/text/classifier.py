@@ -67,9 +67,7 @@ class TextClassifier(Classifying, TextTuner):
     memory_mb : float or None, what training may take beyond what is held already, in MB; None for what is free. A batch
         that needs more goes in pieces whose gradients are added up: the same update, but for other draws of dropout
     callbacks : sequence of `finetune_book.train.trainer.Callback`
-    verbose : 0 is silent, 1 prints the budget and shows progress bars
-    cache : None, or a `finetune_book.compress.cache.FeatureCache`: what the frozen body says of a text is kept on disk,
-        and a later `fit` computes it for new texts only
+    verbose : 0 is silent, 1 prints the budget and shows progress bars; cache : None or a `compress.cache.FeatureCache`
 
     Targets are one class for each text; or several labels at once, as lists of labels or as an indicator matrix (n, L),
     and then `predict` answers in the same form, and `predict_proba` gives each label its own probability.
