@@ -14,6 +14,7 @@ import time
 import warnings
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from inspect import signature
 from pathlib import Path
 
@@ -105,11 +106,17 @@ def check_state_folder(folder):
     if not there.is_dir(): raise InputError(f"checkpoint_dir={str(folder)!r}: {there} is a file; name a folder")
     if not os.access(there, os.W_OK): raise InputError(f"checkpoint_dir={str(folder)!r}: {there} cannot be written")
 
+def check_cache(cache):
+    "InputError unless it is None or can read like a `FeatureCache`; a class in place of its object is refused, too."
+    if cache is None or callable(getattr(cache, "read", None)) and not isinstance(cache, type): return
+    raise InputError(f"cache={shorten(repr(cache))}: must be None or a finetune_book.compress.cache.FeatureCache")
+
 def check_surroundings(params):
-    "Refuse a device, callbacks or a folder for checkpoints that cannot work; a dict as of `get_params()`."
+    "Refuse a device, callbacks, a folder for checkpoints or a cache that cannot work; a dict as of `get_params()`."
     if "device" in params: pick_device(params["device"])
     if "callbacks" in params: check_callbacks(params["callbacks"])
     if "checkpoint_dir" in params: check_state_folder(params["checkpoint_dir"])
+    if "cache" in params: check_cache(params["cache"])
 
 # %% ../nbs/library/finetuner.ipynb #n713dc4c
 def logits_of(output):
@@ -211,8 +218,9 @@ class Job:
                            device=self.device, fn=fn, bar=bar)
 
     def look(self, meter, part):
-        "What the head sees of each row of a part, (n, d), under a progress bar."
-        return self.read(part, meter.seeing(self.rows.features), "reading" if self.est.verbose else None)
+        "What the head sees of each row of a part, (n, d), under a progress bar; by way of the cache, if there is one."
+        read = partial(self.est.cache.read, self) if getattr(self.est, "cache", None) else self.read
+        return read(part, meter.seeing(self.rows.features), "reading" if self.est.verbose else None)
 
 # %% ../nbs/library/finetuner.ipynb #n689733a
 @patch
@@ -410,7 +418,7 @@ def registered(method):
 
 savable("method", Method, registered, as_method)
 
-DECIDES_NOTHING = ("callbacks", "checkpoint_dir", "checkpoint_every", "verbose", "device", "memory_mb")
+DECIDES_NOTHING = ("callbacks", "checkpoint_dir", "checkpoint_every", "verbose", "device", "memory_mb", "cache")
 
 # %% ../nbs/library/finetuner.ipynb #n0f8fad9
 class FineTuner(BaseEstimator):

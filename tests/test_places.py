@@ -29,6 +29,15 @@ def test_a_home_is_made_and_removed(nobody):
     assert not home.exists() and "HOME" not in os.environ and "LOGNAME" not in os.environ
 
 
+def test_state_and_cache_have_folders_of_their_own_and_none_without_a_home(nobody, tmp_path, monkeypatch):
+    assert places.state_folder() is None is places.cache_folder()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    state, cache = places.state_folder(), places.cache_folder()
+    assert state.is_relative_to(tmp_path) and cache.is_relative_to(tmp_path) and state != cache
+    monkeypatch.setattr(places, "writable", lambda path: False)
+    assert places.state_folder() is None is places.cache_folder()
+
+
 def test_a_command_says_it_in_one_line(nobody, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["new", "x.ipynb", "-q"]) == 0

@@ -16,7 +16,8 @@ class TextTuner(FineTuner):
     def __init__(self, base="book-bert", tune=None, epochs=None, lr=None, batch_size=16, max_length=128,
                  weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0.,
                  class_weight=None, clip_norm=1., seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50,
-                 memory_mb=None, callbacks=(), verbose=1, thresholds=.5, precision="auto", shortcuts="all"):
+                 memory_mb=None, callbacks=(), verbose=1, thresholds=.5, precision="auto", shortcuts="all",
+                 cache=None):
         store(self, locals())
 
     def __sklearn_tags__(self):
@@ -52,8 +53,7 @@ class TextClassifier(Classifying, TextTuner):
         method; then the head also begins at its best for the body as it is (`finetune_book.train.solve`), and for
         tune="head" without `epochs` that is all: no steps, so no rate, batches or schedule
     max_length : int, tokens; longer texts are cut
-    weight_decay, layer_decay : float; decoupled decay, and the factor on the rate from each layer group to the one
-        below
+    weight_decay, layer_decay : float; decoupled decay, and the factor on the rate from one layer group to the next below
     schedule : "linear", "cosine", "step" or "constant"; warmup_frac : float, share of the steps spent warming up
     patience : int, epochs without a lower validation loss before stopping (only with `validation`)
     label_smoothing : float; class_weight : None, "balanced", one number per class, or a dict from class to number
@@ -62,15 +62,13 @@ class TextClassifier(Classifying, TextTuner):
     clip_norm : float or None, largest gradient norm
     seed : int; the same seed on the same machine gives the same weights, bit for bit
     device : "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", …
-    checkpoint_dir : path or None; training saves its state there every `checkpoint_every` steps and resumes from its
-        own state
+    checkpoint_dir : path or None; training keeps its state there every `checkpoint_every` steps, and resumes from it
     memory_mb : float or None, what training may take beyond what is held already, in MB; None for what is free. A batch
         that needs more goes in pieces whose gradients are added up: the same update, but for other draws of dropout
-    precision : "float32"; "bfloat16", whose products have three digits; "auto" for bfloat16 where this machine is faster
-        with it
-    shortcuts : "all", "none", or "dropout", "attention", "table" joined by "+": what makes a training faster, see `finetune_book.train.fast`
+    precision : "float32"; "bfloat16" (products of three digits); "auto": bfloat16 where this machine is faster with it
+    shortcuts : "all", "none", or words of `finetune_book.train.fast.SHORTCUTS` joined by "+", that make training faster
     callbacks : sequence of `finetune_book.train.trainer.Callback`
-    verbose : 0 is silent, 1 prints the budget and shows progress bars
+    verbose : 0 is silent, 1 prints the budget and shows progress bars; cache : None or a `compress.cache.FeatureCache`
 
     Targets are one class for each text; or several labels at once, as lists of labels or as an indicator matrix (n, L),
     and then `predict` answers in the same form, and `predict_proba` gives each label its own probability.
@@ -79,8 +77,7 @@ class TextClassifier(Classifying, TextTuner):
     ----------
     classes_ : (c,) array; thresholds_ : (L,) array, of several labels at once
     history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
-    tune_, lr_, epochs_, precision_ : what was used, given or decided by the library; lr_ is None for a head that took no
-        steps
+    tune_, lr_, epochs_, precision_ : what was used, given or decided here; lr_ is None for a head that took no steps
     model_, tokenizer_ : the Hugging Face model and tokenizer; token_report_ : dict of `token_report`
     n_train_, n_trainable_, n_parameters_ : int; budget_ : `finetune_book.train.budget.Budget`, predicted and measured
         memory and time

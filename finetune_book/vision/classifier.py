@@ -90,7 +90,7 @@ class ImageTuner(FineTuner):
                  freeze_norm=False, precision="auto", skip_bad=False, weight_decay=.01, layer_decay=1.,
                  schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0., class_weight=None, clip_norm=1.,
                  seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50, memory_mb=None, callbacks=(),
-                 verbose=1, thresholds=.5):
+                 verbose=1, thresholds=.5, cache=None):
         store(self, locals())
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #n466466e
@@ -116,7 +116,7 @@ class ImageClassifier(Classifying, ImageTuner):
     precision : as for `TextClassifier`; a machine that only imitates bfloat16 is many times slower: `fit` warns
     skip_bad : bool, leave out training pictures that cannot be read (`skipped_` lists them) instead of refusing
     weight_decay, layer_decay, schedule, warmup_frac, patience, label_smoothing, class_weight, clip_norm, seed, device,
-    checkpoint_dir, checkpoint_every, callbacks, verbose, thresholds : as for `TextClassifier`
+    checkpoint_dir, checkpoint_every, callbacks, verbose, thresholds, cache : as for `TextClassifier`
     memory_mb : the same; but a batch that a BatchNorm learns from cannot go in pieces, and is refused if it needs more
 
     Pictures are a list of n paths, Pillow images or arrays; a uint8 array (n, h, w, 3) or (n, h, w); in `fit` and
