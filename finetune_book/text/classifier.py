@@ -53,7 +53,7 @@ class TextClassifier(Classifying, TextTuner):
         method; then the head also begins at its best for the body as it is (`finetune_book.train.solve`), and for
         tune="head" without `epochs` that is all: no steps, so no rate, batches or schedule
     max_length : int, tokens; longer texts are cut
-    weight_decay, layer_decay : float; decoupled decay, and the factor on the rate from one layer group to the next below
+    weight_decay, layer_decay : float; decoupled decay, and the factor on the rate from a layer group to the next below
     schedule : "linear", "cosine", "step" or "constant"; warmup_frac : float, share of the steps spent warming up
     patience : int, epochs without a lower validation loss before stopping (only with `validation`)
     label_smoothing : float; class_weight : None, "balanced", one number per class, or a dict from class to number
