@@ -16,7 +16,7 @@ NO_MODULES = {"json": "the file beside a saved model", "data_files": "the wheel'
               "report_templates": "the wheel's name of nbs/reports/"}
 WRITTEN = {"nbs/results/from_nothing.json": "what the script of the example writes"}
 PLAIN = [REPO / name for name in ("Makefile", "README.md", "_quarto.yml", "pyproject.toml", ".ci/run")]
-PLAIN += [p for folder in ("tools/*", "scripts/*/*.py", "bench/*.py", "data/*/README.md") for p in REPO.glob(folder)]
+PLAIN += [p for folder in ("tools/*", "scripts/*/*.py", "bench/**/*.py", "data/*/README.md") for p in REPO.glob(folder)]
 
 
 def words_of(path):
