@@ -49,7 +49,7 @@ book: setup ## the lessons as a web site in _book (needs Quarto)
 picture: setup ## the picture of a report on the README and the home page, drawn anew (needs Chromium)
 	@$(PY) tools/picture.py "$$(.venv/bin/finetune-book report finetune_text $(ARGS) | tail -n 1)"
 
-bench: setup ## speed against what a reader would use instead, half an hour; ARGS=--quick is a look, ARGS=--help lists the rest
+bench: setup ## speed against what a reader would use instead, about 40 minutes; ARGS=--quick is a look, ARGS=--help lists the rest
 	@$(PY) bench/against $(ARGS)
 
 bench-small: setup ## the small measurements that lessons name (bench/*.py), one after the other

@@ -37,6 +37,7 @@ class Contest:
     ----------
     settings : dict, what is the same for all; quick : dict, what replaces it in a quick look
     materials : names of what `prepare` must lay out; rounds : int, timed rounds after the warm-up
+    compared : bool, whether the contestants do the same work
     """
     name: str
     title: str
@@ -46,6 +47,7 @@ class Contest:
     quick: dict
     materials: tuple
     rounds: int = 5
+    compared: bool = True
 
 
 def ours(name, title, zh, make, **options): return Contestant(name, title, zh, make, (), options, ours=True)
@@ -106,7 +108,8 @@ CONTESTS = (
         ours("answer", "first answer: finetune-book predict", "第一个回答：finetune-book predict", "against.startup:Program",
              run="answer"),
         Contestant("answer_hf", "first answer: transformers.pipeline", "第一个回答：transformers.pipeline",
-                   "against.startup:Program", options={"run": "answer_hf"})), {}, {}, ("texts", "model")),
+                   "against.startup:Program", options={"run": "answer_hf"})), {}, {}, ("texts", "model"),
+            compared=False),
     Contest("growing", "more texts, everything moves, 1 epoch", "更多文本，全部微调，1 轮", SIZES, SAME | dict(epochs=1, lr=2e-4), {},
-            ("texts", "many"), 2),
+            ("texts", "many"), 2, compared=False),
 )

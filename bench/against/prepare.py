@@ -60,12 +60,13 @@ def model(work, job):
 def to_onnx(net, path):
     "A text classifier as ONNX, for any number of texts of any length."
     import torch
-    ids = torch.ones(2, 16, dtype=torch.long)
+    # Two tensors: one tensor given twice becomes one input.
+    ids, mask = torch.arange(32).view(2, 16), torch.ones(2, 16, dtype=torch.long)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         rows, length = (torch.export.Dim(name) for name in ("rows", "length"))
         shapes = {name: {0: rows, 1: length} for name in ("input_ids", "attention_mask")}
-        torch.onnx.export(net.eval(), (), str(path), kwargs=dict(input_ids=ids, attention_mask=ids),
+        torch.onnx.export(net.eval(), (), str(path), kwargs=dict(input_ids=ids, attention_mask=mask),
                           dynamic_shapes=shapes, output_names=["logits"], dynamo=True, verbose=False)
 
 

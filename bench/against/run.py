@@ -141,7 +141,8 @@ def compare_answers(entries, answers):
 def hold(contest, contestants, rounds, job, folder, kept):
     "Let the contestants take turns; what they did goes into `kept`, a list, as it happens."
     entries = [dict(name=c.name, title=c.title, ours=c.ours, seconds=[], cpu_s=[], others=[]) for c in contestants]
-    kept.append(dict(name=contest.name, title=contest.title, settings=job["settings"], contestants=entries))
+    kept.append(dict(name=contest.name, title=contest.title, compared=contest.compared, settings=job["settings"],
+                     contestants=entries))
     say(f"{contest.title}")
     with ExitStack() as stack:
         workers = {entry["name"]: start(contest, job, entry, one, folder, stack)

@@ -23,11 +23,11 @@ def spread(values, form=".3g"):
 
 
 def row_of(entry, ours):
-    "The cells of a contestant in the terminal's table."
+    "The cells of a contestant in the terminal's table; `ours` is what it is compared with, or None."
     if not entry["seconds"]: return [entry["title"], "failed" if "failed" in entry else "–", *["–"] * 5]
     rows = entry.get("rows")
     speed = f"{rows / median(entry['seconds']):,.0f}" if rows else "–"
-    longer = "1" if entry is ours or not ours["seconds"] else spread(ratios(entry, ours))
+    longer = "1" if entry is ours else spread(ratios(entry, ours)) if ours and ours["seconds"] else "–"
     check = next((f"{entry[name]:.3f} {name}" for name in ("accuracy", "agreement") if name in entry), "–")
     memory = f"{entry['peak_mb']:,}" if "peak_mb" in entry else "–"
     return [entry["title"], spread(entry["seconds"]), longer, speed, memory, f"{median(entry['others']):.2g}", check]
@@ -46,11 +46,12 @@ def table(results):
     "Every contestant of every contest, as text."
     rows = [HEAD, ["-"] * len(HEAD)]
     for contest in results["contests"]:
-        rounds = len(contest["contestants"][0]["seconds"])
-        rows.append([f"{contest['title']}, {rounds} rounds", *[""] * (len(HEAD) - 1)])
-        rows += [row_of(entry, contest["contestants"][0]) for entry in contest["contestants"]]
+        first = contest["contestants"][0]
+        rows.append([f"{contest['title']} (rounds: {len(first['seconds'])})", *[""] * (len(HEAD) - 1)])
+        rows += [row_of(entry, first if contest["compared"] else None) for entry in contest["contestants"]]
     lines = aligned(rows)
-    return "\n".join([lines[0], re.sub(r"[^|]", "-", lines[1]), *lines[2:]])
+    note = ["a quick look with few rows: no measurement"] if results["quick"] else []
+    return "\n".join([*note, lines[0], re.sub(r"[^|]", "-", lines[1]), *lines[2:]])
 
 
 # --- the README -----------------------------------------------------------------------------------------------------
@@ -66,13 +67,15 @@ WORDS = {
         caption="Seconds, median of {rounds} rounds and in brackets the least and the most; *times as long* is taken "
                 "inside each round. {cpu}, {cores} cores, {bf16}, torch {torch}, transformers {transformers}, {date}; "
                 "load {before} before{busy}.",
-        bf16={True: "with bfloat16", False: "without bfloat16"}, busy=": **other work was running**"),
+        bf16={True: "with bfloat16", False: "without bfloat16"}, busy=": **other work was running**",
+        all="the same answers", some="{:.2%} the same answers"),
     "zh": dict(
         head="| 任务 | 本书 | | 对手 | | 耗时倍数 |",
         none="还没有保存的测量结果：`make bench` 会在你的机器上测一次。",
         caption="单位为秒：{rounds} 轮的中位数，括号内是最小值和最大值；耗时倍数在每一轮内计算。{cpu}，{cores} 核，{bf16}，"
                 "torch {torch}，transformers {transformers}，{date}；开始前负载 {before}{busy}。",
-        bf16={True: "支持 bfloat16", False: "不支持 bfloat16"}, busy="：**当时还有别的任务在运行**"),
+        bf16={True: "支持 bfloat16", False: "不支持 bfloat16"}, busy="：**当时还有别的任务在运行**",
+        all="答案相同", some="{:.2%} 的答案相同"),
 }
 
 
@@ -82,13 +85,20 @@ def pairs(contest):
     return [(a, b) for a in timed if a["ours"] for b in timed if not b["ours"]]
 
 
+def same_answers(entry, words):
+    "In brackets how many of our answers a contestant gives, too; nothing where there are none."
+    if "agreement" not in entry: return ""
+    return f" ({words['all']})" if entry["agreement"] == 1 else f" ({words['some'].format(entry['agreement'])})"
+
+
 def readme_rows(results, language):
     def called(title): return TITLES[language].get(title, title)
     for contest in results["contests"]:
-        if contest["name"] == "start": continue             # programs that do different things are not compared
+        if not contest["compared"]: continue
         for a, b in pairs(contest):
-            yield "| " + " | ".join([called(contest["title"]), called(a["title"]), spread(a["seconds"]),
-                                     called(b["title"]), spread(b["seconds"]), f"**{spread(ratios(b, a))}**"]) + " |"
+            theirs = called(b["title"]) + same_answers(b, WORDS[language])
+            yield "| " + " | ".join([called(contest["title"]), called(a["title"]), spread(a["seconds"]), theirs,
+                                     spread(b["seconds"]), f"**{spread(ratios(b, a))}**"]) + " |"
 
 
 def readme_part(results, language):
@@ -118,10 +128,10 @@ def kept():
     return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else None
 
 
-def update_readmes(root=REPO):
+def update_readmes():
     results = kept()
     for name, language in READMES.items():
-        path = root / name
+        path = REPO / name
         path.write_text(with_part(path.read_text(encoding="utf-8"), readme_part(results, language)), encoding="utf-8")
     return f"{' and '.join(READMES)}: " + ("no results are kept yet" if results is None else f"the table of {KEPT}")
 
