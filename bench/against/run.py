@@ -268,6 +268,9 @@ def bench(args):
                    commit=commit(), busy=busy, calm=CALM, load_before=before, missing=gone, contests=[])
     signal.signal(signal.SIGTERM, interrupted)
     try: run_all(contests, gone, results, path)
+    except Lost as e:                                       # a contestant's failure is its own; this one is everybody's
+        say(f"nothing could be laid out: {e}")
+        return 1
     except KeyboardInterrupt:
         say(f"\ninterrupted; what is there lies in {finish(results, path, began, complete=False)}")
         return INTERRUPTED
