@@ -18,10 +18,10 @@ PICK = $(shell PYTHON="$(PYTHON)" TORCH_INDEX="$(TORCH_INDEX)" sh tools/setup.sh
 NEED_PYTHON = $(eval PICKED := $(PICK))$(if $(filter !%,$(firstword $(PICKED))),$(error $(patsubst !%,%,$(PICKED))))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup report test lab test-lab costs book picture bench bases lock export clean
+.PHONY: help setup report test lab test-lab costs book picture bench bench-small bases lock export clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' Makefile
 
 setup: ## build .venv from requirements.lock if it is missing, stale or half built
 	$(NEED_PYTHON)
@@ -52,7 +52,10 @@ book: setup ## the lessons as a web site in _book (needs Quarto)
 picture: setup ## the picture of a report on the README and the home page, drawn anew (needs Chromium)
 	@$(PY) tools/picture.py "$$(.venv/bin/finetune-book report finetune_text $(ARGS) | tail -n 1)"
 
-bench: setup ## speed against what a reader would use instead
+bench: setup ## speed against what a reader would use instead, about 40 minutes; ARGS=--quick is a look, ARGS=--help lists the rest
+	@$(PY) bench/against $(ARGS)
+
+bench-small: setup ## the small measurements that lessons name (bench/*.py), one after the other
 	@set -e; for f in bench/[!_]*.py; do [ -e "$$f" ] || { echo "bench/ is empty"; exit 0; }; $(PY) "$$f"; done
 
 bases: setup ## make book-bert again from its teacher: TEACHER= REAL= PACKAGES= WORK= (its card, data/book-bert/README.md, says what to fetch)
@@ -61,11 +64,12 @@ bases: setup ## make book-bert again from its teacher: TEACHER= REAL= PACKAGES= 
 export: setup ## after editing a lesson: write its module, strip run counts and stray metadata
 	@.venv/bin/nbdev_export && .venv/bin/nbdev_clean && $(PY) tests/house/sync_gate.py
 
+# --extra dev, not --all-extras: what bench/ compares with is no part of the environment.
 lock: ## refresh requirements.lock (uv in a throw-away environment; the next make rebuilds .venv)
 	$(NEED_PYTHON)
 	@d=$$(mktemp -d) && trap 'rm -rf "$$d"' EXIT INT TERM && $(if $(filter current,$(PICKED)),$(PY),$(PICKED)) -m venv "$$d/uv" \
 	&& "$$d/uv/bin/pip" install --quiet --disable-pip-version-check uv \
-	&& "$$d/uv/bin/uv" pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --all-extras \
+	&& "$$d/uv/bin/uv" pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --extra dev \
 	   --no-annotate --no-header -o "$$d/lock" && cp "$$d/lock" requirements.lock && wc -l requirements.lock
 
 clean: ## remove what builds and tests leave; keeps .venv and reports/

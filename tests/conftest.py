@@ -9,7 +9,7 @@ TESTS = Path(__file__).resolve().parent
 REPO = TESTS.parent
 # With --dist loadfile a file stays with one worker, and a long one that starts last keeps the other waiting. These start first.
 SLOWEST = ("report/sweep report/finetune_image cli tasks/heads report/faults build/wheel vision/classifier report/verify report/resume build/lab "
-           "bad_input train/callbacks report/finetune_text house/layers report/publish report/page house/run_notebooks").split()
+           "bad_input bench train/callbacks report/finetune_text house/layers report/publish report/page house/run_notebooks").split()
 
 
 def pytest_collection_modifyitems(items):

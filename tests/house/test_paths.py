@@ -14,9 +14,10 @@ PATH = re.compile(rf"(?<![\w./$}}{{-])((?:{FOLDERS.replace(' ', '|')}|\.ci)/[\w.
 MODULE = re.compile(r"(?<![\w./-])finetune_book((?:\.[a-z]\w*)+)")
 NO_MODULES = {"json": "the file beside a saved model", "data_files": "the wheel's name of data/",
               "report_templates": "the wheel's name of nbs/reports/"}
-WRITTEN = {"nbs/results/from_nothing.json": "what the script of the example writes"}
+WRITTEN = {"nbs/results/from_nothing.json": "what the script of the example writes",
+           "bench/results.json": "what `make bench ARGS=--keep` writes"}
 PLAIN = [REPO / name for name in ("Makefile", "README.md", "_quarto.yml", "pyproject.toml", ".ci/run")]
-PLAIN += [p for folder in ("tools/*", "scripts/*/*.py", "bench/*.py", "data/*/README.md") for p in REPO.glob(folder)]
+PLAIN += [p for folder in ("tools/*", "scripts/*/*.py", "bench/**/*.py", "data/*/README.md") for p in REPO.glob(folder)]
 
 
 def words_of(path):

@@ -1,0 +1,144 @@
+"""Results as a table for the terminal, and the README's table in both languages."""
+import json
+import re
+from pathlib import Path
+from statistics import median
+
+from .contests import CONTESTS
+
+REPO = Path(__file__).parents[2]
+KEPT = REPO / "bench/results.json"                          # what the README's table is made of
+READMES = {"README.md": "en", "README.zh.md": "zh"}
+BEGIN, END = "<!-- bench: written by `make bench ARGS=--keep`, from bench/results.json -->", "<!-- bench: end -->"
+
+
+def ratios(theirs, ours):
+    "Times as long, round by round: a busy moment hits both."
+    return [a / b for a, b in zip(theirs["seconds"], ours["seconds"])]
+
+
+def spread(values, form=".3g"):
+    "median (min–max)"
+    return f"{median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
+
+
+def row_of(entry, ours):
+    "The cells of a contestant in the terminal's table; `ours` is what it is compared with, or None."
+    if not entry["seconds"]: return [entry["title"], "failed" if "failed" in entry else "–", *["–"] * 5]
+    rows = entry.get("rows")
+    speed = f"{rows / median(entry['seconds']):,.0f}" if rows else "–"
+    longer = "1" if entry is ours else spread(ratios(entry, ours)) if ours and ours["seconds"] else "–"
+    check = next((f"{entry[name]:.3f} {name}" for name in ("accuracy", "agreement") if name in entry), "–")
+    memory = f"{entry['peak_mb']:,}" if "peak_mb" in entry else "–"
+    return [entry["title"], spread(entry["seconds"]), longer, speed, memory, f"{median(entry['others']):.2g}", check]
+
+
+HEAD = ("", "seconds: median (least–most)", "times as long as the first", "rows a second", "peak MB", "others' cores",
+        "came out")
+
+
+def aligned(rows):
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+
+
+def table(results):
+    "Every contestant of every contest, as text."
+    rows = [HEAD, ["-"] * len(HEAD)]
+    for contest in results["contests"]:
+        first = contest["contestants"][0]
+        rows.append([f"{contest['title']} (rounds: {len(first['seconds'])})", *[""] * (len(HEAD) - 1)])
+        rows += [row_of(entry, first if contest["compared"] else None) for entry in contest["contestants"]]
+    lines = aligned(rows)
+    note = ["a quick look with few rows: no measurement"] if results["quick"] else []
+    return "\n".join([*note, lines[0], re.sub(r"[^|]", "-", lines[1]), *lines[2:]])
+
+
+# --- the README -----------------------------------------------------------------------------------------------------
+
+TITLES = {"en": {}, "zh": {}}
+for _c in CONTESTS:
+    TITLES["zh"] |= {_c.title: _c.zh} | {one.title: one.zh for one in _c.contestants}
+
+WORDS = {
+    "en": dict(
+        head="| work | this book | | instead | | times as long |",
+        none="No measurement is kept yet: `make bench` makes one on your machine.",
+        caption="Seconds, median of {rounds} rounds and in brackets the least and the most; *times as long* is taken "
+                "inside each round. {cpu}, {cores} cores, {bf16}, torch {torch}, transformers {transformers}, {date}; "
+                "load {before} before{busy}.",
+        bf16={True: "with bfloat16", False: "without bfloat16"}, busy=": **other work was running**",
+        all="the same answers", some="{:.2%} the same answers"),
+    "zh": dict(
+        head="| 任务 | 本书 | | 对手 | | 耗时倍数 |",
+        none="还没有保存的测量结果：`make bench` 会在你的机器上测一次。",
+        caption="单位为秒：{rounds} 轮的中位数，括号内是最小值和最大值；耗时倍数在每一轮内计算。{cpu}，{cores} 核，{bf16}，"
+                "torch {torch}，transformers {transformers}，{date}；开始前负载 {before}{busy}。",
+        bf16={True: "支持 bfloat16", False: "不支持 bfloat16"}, busy="：**当时还有别的任务在运行**",
+        all="答案相同", some="{:.2%} 的答案相同"),
+}
+
+
+def pairs(contest):
+    "(ours, theirs) of a contest, each that is ours with each that is not."
+    timed = [entry for entry in contest["contestants"] if entry["seconds"]]
+    return [(a, b) for a in timed if a["ours"] for b in timed if not b["ours"]]
+
+
+def same_answers(entry, words):
+    "In brackets how many of our answers a contestant gives, too; nothing where there are none."
+    if "agreement" not in entry: return ""
+    return f" ({words['all']})" if entry["agreement"] == 1 else f" ({words['some'].format(entry['agreement'])})"
+
+
+def readme_rows(results, language):
+    def called(title): return TITLES[language].get(title, title)
+    for contest in results["contests"]:
+        if not contest["compared"]: continue
+        for a, b in pairs(contest):
+            theirs = called(b["title"]) + same_answers(b, WORDS[language])
+            yield "| " + " | ".join([called(contest["title"]), called(a["title"]), spread(a["seconds"]), theirs,
+                                     spread(b["seconds"]), f"**{spread(ratios(b, a))}**"]) + " |"
+
+
+def readme_part(results, language):
+    "What stands between the marks in a README; results may be None."
+    words = WORDS[language]
+    if results is None: return words["none"]
+    rounds = sorted({len(entry["seconds"]) for c in results["contests"] for entry in c["contestants"]} - {0})
+    facts = dict(rounds="–".join(map(str, sorted({rounds[0], rounds[-1]}))), cpu=results["machine"]["cpu"],
+                 cores=results["machine"]["cores"], bf16=words["bf16"][results["machine"]["bfloat16"]],
+                 date=results["date"][:10], busy=words["busy"] if results["busy"] else "",
+                 before=results["load_before"][0] if results["load_before"] else "?", **{
+                     name: results["versions"][name] for name in ("torch", "transformers")})
+    return "\n".join([words["head"], "|---|---|---|---|---|---|", *readme_rows(results, language), "",
+                      words["caption"].format(**facts)])
+
+
+def with_part(text, part):
+    "A README with another part between the marks."
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end: raise ValueError(f"the README has no {BEGIN} … {END}")
+    return f"{before}{BEGIN}\n{part}\n{END}{after}"
+
+
+def kept():
+    "The results of the README, or None."
+    return json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else None
+
+
+def update_readmes():
+    results = kept()
+    for name, language in READMES.items():
+        path = REPO / name
+        path.write_text(with_part(path.read_text(encoding="utf-8"), readme_part(results, language)), encoding="utf-8")
+    return f"{' and '.join(READMES)}: " + ("no results are kept yet" if results is None else f"the table of {KEPT}")
+
+
+def keep(results):
+    "Make results those of the README; refused for what is no whole measurement."
+    if not results["complete"] or results["quick"]:
+        raise SystemExit("only a whole run is kept: this one was quick or was interrupted")
+    KEPT.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return update_readmes()
