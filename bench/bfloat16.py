@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from _timing import compare
 
 from finetune_book.vision.bases import load_image_base
-from finetune_book.vision.rows import knows_bfloat16
+from finetune_book.train.fast import knows_bfloat16
 
 
 def update(model, x, y, dtype):
