@@ -166,8 +166,8 @@ def medians_of_given(run, names, rounds):
 
 # %% ../../nbs/exercises/lesson_57.ipynb #nfcc285e
 def warm_blocks(run, names, rounds):
-    """The first runs no longer count. But each contestant still runs in a block, and whoever comes last gets the slowest
-    machine. Take them in turn."""
+    """The first runs no longer count. But each contestant still runs in a block, and whoever comes last gets the
+    slowest machine. Take them in turn."""
     return {name: median([run(name) for _ in range(rounds + 1)][1:]) for name in names}
 
 def cold_turns(run, names, rounds):
