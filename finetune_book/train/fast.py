@@ -102,6 +102,8 @@ def attention_plain(model):
 class UsedRows(nn.Module):
     """An embedding of some rows of a larger one: what a training needs whose texts use only those words.
 
+    The parameter is the larger one's own: until `write_back` it has these rows alone.
+
     Parameters
     ----------
     table : nn.Embedding, (V, d); used : iterable of int, the rows that will be read
@@ -115,8 +117,9 @@ class UsedRows(nn.Module):
         used = torch.tensor(sorted(used), device=table.weight.device)
         place = torch.full((len(table.weight),), len(used), device=used.device)       # no such row: an error if read
         place[used] = torch.arange(len(used), device=used.device)
-        self.whole, self.used = [table], used                                        # in a list: no part of the model
-        self.weight = nn.Parameter(table.weight.detach()[used], requires_grad=table.weight.requires_grad)
+        self.table, self.whole, self.used = [table], table.weight.data, used         # in a list: no part of the model
+        self.weight = table.weight
+        self.weight.data = self.whole[used]
         self.register_buffer("place", place, persistent=False)
         self.register_buffer("decay", torch.ones((), dtype=torch.float64, device=used.device))
         self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
@@ -135,10 +138,10 @@ class UsedRows(nn.Module):
     @torch.no_grad()
     def write_back(self):
         "Into the whole table: the rows as trained, the others as equation (3) leaves them; returns the table."
-        table = self.whole[0]
-        if self.decay != 1: table.weight.mul_(self.decay.to(table.weight.dtype))
-        table.weight[self.used] = self.weight.detach()
-        return table.requires_grad_(self.weight.requires_grad)
+        if self.decay != 1: self.whole.mul_(self.decay.to(self.whole.dtype))
+        self.whole[self.used] = self.weight.data
+        self.weight.data, self.weight.grad = self.whole, None
+        return self.table[0]
 
 # %% ../../nbs/5_training/57_fast.ipynb #n1ab3ddf
 def put(model, old, new):

@@ -66,7 +66,7 @@ def test_label_types_survive_saving(small, tmp_path, labels):
 def test_saved_model_opens_with_transformers_and_predicts_the_same(small, tmp_path):
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
-    clf = TextClassifier(**small).fit(TEXTS, LABELS)
+    clf = TextClassifier(**small, precision="float32").fit(TEXTS, LABELS)
     clf.save(tmp_path / "m")
     model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "m").eval()
     batch = AutoTokenizer.from_pretrained(tmp_path / "m")(TEXTS, padding=True, truncation=True, return_tensors="pt")

@@ -19,7 +19,7 @@ from finetune_book.text.quick import QuickClassifier, other_than_bert
 @pytest.fixture(scope="module")
 def saved(tiny_base, tmp_path_factory):
     "A classifier with three classes that are numbers."
-    clf = TextClassifier(base=tiny_base, epochs=4, lr=.02, batch_size=4, max_length=16, verbose=0).fit(TEXTS, [7, 8, 9] * 4)
+    clf = TextClassifier(base=tiny_base, epochs=4, lr=.02, batch_size=4, max_length=16, verbose=0, precision="float32").fit(TEXTS, [7, 8, 9] * 4)
     return clf.save(tmp_path_factory.mktemp("saved") / "model")
 
 

@@ -188,18 +188,19 @@ from tiny import WORDS, save_tiny_base
 from pathlib import Path
 base = save_tiny_base(Path(sys.argv[1]) / "wide", width=192, positions=128)
 texts = [" ".join(WORDS[(i * j) % 24] for j in range(1, 120)) for i in range(1, 65)]
-clf = TextClassifier(base=str(base), epochs=1, batch_size=32, verbose=0).fit(texts, [0, 1] * 32)
+clf = TextClassifier(base=str(base), epochs=1, batch_size=32, verbose=0, shortcuts=sys.argv[2], precision=sys.argv[3]).fit(texts, [0, 1] * 32)
 print(json.dumps(numbers(clf.budget_)))
 """
 
 
-def test_the_peak_comes_as_predicted(tmp_path):
-    done = subprocess.run([sys.executable, "-c", FRESH, str(tmp_path)], capture_output=True, text=True, cwd=Path(__file__).parents[1] / "helpers")
+@pytest.mark.parametrize("shortcuts, precision, least", [("none", "float32", 100), ("all", "float32", 80)])
+def test_the_peak_comes_as_predicted(tmp_path, shortcuts, precision, least):
+    done = subprocess.run([sys.executable, "-c", FRESH, str(tmp_path), shortcuts, precision], capture_output=True, text=True, cwd=Path(__file__).parents[1] / "helpers")
     assert done.returncode == 0, done.stderr
     got = json.loads(done.stdout)
     took = got["measured_peak_mb"] - got["held_mb"]
     print(f"predicted {got['predicted_peak_mb']:.0f} MB, of it {got['needed_mb']:.0f} for training; measured {got['measured_peak_mb']:.0f} and {took:.0f}")
-    assert got["needed_mb"] > (50 if torch.cuda.is_available() else 100) and abs(got["predicted_peak_mb"] / got["measured_peak_mb"] - 1) < .1
+    assert got["needed_mb"] > (50 if torch.cuda.is_available() else least) and abs(got["predicted_peak_mb"] / got["measured_peak_mb"] - 1) < .1
     assert .5 < got["needed_mb"] / took < 1.5, "the tensors explain most of what was added; kernels' scratch and the allocator do the rest"
 
 
