@@ -247,6 +247,19 @@ def test_what_a_short_table_cannot_stand_in_for_stays(tiny_base, make, ids):
     assert dict(model.named_modules()) == before
 
 
+@pytest.mark.parametrize("error", [None, ValueError])
+def test_the_parameter_stays_the_models_own(tiny_base, error):
+    "An optimizer or a method that knew it before goes on knowing it, and the whole table comes back."
+    model = words(tiny_base)
+    own, start = table(model), table(model).detach().clone()
+    try:
+        with Road("float32", "table").taken_by(model, IDS):
+            assert table(model) is own and torch.equal(own, start[sorted(IDS)])
+            if error: raise error
+    except ValueError: assert error
+    assert table(model) is own and torch.equal(own, start) and own.grad is None
+
+
 def test_a_frozen_table_keeps_every_bit(tiny_base):
     model = words(tiny_base)
     table(model).requires_grad_(False)
