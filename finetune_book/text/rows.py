@@ -66,8 +66,7 @@ class TextRows(Rows):
 
     Parameters
     ----------
-    max_length : int, tokens; longer texts are cut
-    precision, shortcuts : how the model is computed, as `finetune_book.train.fast.Road` takes them
+    max_length : int, tokens; longer texts are cut; precision, shortcuts : as `finetune_book.train.fast.Road` takes them
 
     Attributes
     ----------
@@ -85,9 +84,8 @@ class TextRows(Rows):
     def check(self, X): return check_texts(X)
 
     def open(self, base, task, seed):
-        model, self.tokenizer = load_text_base(base, task.n_out, task=task.kind, labels=task.labels, seed=seed)
-        self.model = model
-        return model
+        self.model, self.tokenizer = load_text_base(base, task.n_out, task=task.kind, labels=task.labels, seed=seed)
+        return self.model
 
     def prepare(self, X): return encode(self.model, self.tokenizer, X, self.max_length)
     def batches(self, rows, size, seed):

@@ -27,7 +27,7 @@ def fast_dropout(x, p):
     Parameters
     ----------
     x : tensor of floats on the CPU, of any shape
-    p : float in [0, 1), the share to drop, rounded to a multiple of 1/256
+    p : float in [0, 1), the share to drop, rounded to a multiple of 1/256, 255/256 at most
 
     Returns
     -------
@@ -35,11 +35,11 @@ def fast_dropout(x, p):
 
     Source: Srivastava et al. (2014), eq. 2.3 with bytes for the coins.
     """
-    k = round(256 * (1 - p))
+    k = max(1, round(256 * (1 - p)))
     if k == 256: return x
     draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-2**63, None)
     keep = draws.view(torch.uint8)[:x.numel()].view(x.shape) < k
-    return x * keep.to(x.dtype).mul_(256 / k)
+    return (x * keep.to(x.dtype)).mul_(256 / k)         # the factor last: in bfloat16 it has too few digits of its own
 
 # %% ../../nbs/5_training/57_fast.ipynb #na151c72
 class FastDropout(nn.Dropout):
@@ -74,7 +74,9 @@ def plain_attention(module, query, key, value, attention_mask, dropout=0., scali
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     looks_back = kwargs.get("is_causal", getattr(module, "is_causal", False))
-    if not module.training or not dropout or looks_back or query.shape != key.shape or query.device.type != "cpu":
+    told = attention_mask is None or attention_mask.dtype is torch.bool
+    ours = module.training and dropout and told and query.shape == key.shape and query.device.type == "cpu"
+    if looks_back or not ours:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     scores = (query * (query.shape[-1]**-.5 if scaling is None else scaling)) @ key.transpose(2, 3)
     if attention_mask is not None: scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
@@ -147,7 +149,7 @@ class UsedRows(nn.Module):
 def put(model, old, new):
     "Put a module in the place of another, wherever the model has it."
     for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
+        for name, child in list(parent._modules.items()):       # named_children passes over a second name
             if child is old: setattr(parent, name, new)
 
 def table_of(model, ids):

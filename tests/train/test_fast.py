@@ -31,9 +31,9 @@ def seeded():
 
 # --- dropout by bytes -----------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("p", [.01, .05, .1, 1 / 3, .5, .9, .997])
+@pytest.mark.parametrize("p", [.01, .05, .1, 1 / 3, .5, .9, .997, .9999])
 def test_the_share_kept_the_factor_and_the_gradient(p):
-    k = round(256 * (1 - p))
+    k = max(1, round(256 * (1 - p)))
     x = torch.randn(600, 701).abs().add(.1).requires_grad_()
     y = fast_dropout(x, p)
     keep = y != 0
@@ -417,3 +417,25 @@ def test_a_saved_model_is_an_ordinary_one(small, tmp_path):
     with torch.no_grad(): said = model(**tokenizer(unread, padding=True, return_tensors="pt")).logits.softmax(1).numpy()
     with Road(precision="float32").lower("cpu"): assert np.abs(said - clf.predict_proba(unread)).max() < .02
     assert {type(m) for m in clf.model_.modules() if isinstance(m, nn.Dropout)} == {nn.Dropout}
+
+
+def test_in_bfloat16_the_mean_stays():
+    "A factor rounded to bfloat16 would be 1.109 for 256/230, and the mean .997 of x."
+    torch.manual_seed(0)
+    x = torch.ones(2_000_000, dtype=torch.bfloat16)
+    kept = fast_dropout(x, .1).double()
+    assert kept.unique().tolist() == [0, float(torch.tensor(256 / 230, dtype=torch.bfloat16))], "ones are rounded; a spread of values is not all one way"
+    spread = torch.rand(2_000_000).bfloat16()
+    keep = fast_dropout(spread, .1)
+    ratio = (keep[keep > 0].double() / spread[keep > 0].double()).mean()
+    assert abs(ratio - 256 / 230) < 5e-4
+
+
+def test_a_mask_that_is_added_goes_to_the_fused_attention():
+    q = torch.randn(2, 3, 5, 8)
+    layer = torch.nn.Module().train()
+    layer.is_causal = False
+    added = torch.zeros(2, 1, 5, 5).masked_fill(torch.rand(2, 1, 5, 5) < .3, -1e9)
+    torch.manual_seed(1); ours, _ = plain_attention(layer, q, q, q, added, dropout=.1)
+    torch.manual_seed(1); theirs = torch.nn.functional.scaled_dot_product_attention(q, q, q, attn_mask=added, dropout_p=.1).transpose(1, 2)
+    assert torch.equal(ours, theirs)
