@@ -124,7 +124,7 @@ def logits_of(output):
     return getattr(output, "logits", output).float()
 
 def in_full(device):
-    "Context of float32 arithmetic, whatever was asked for around it: a head is small, and its way to its best is exact."
+    "Context of float32 arithmetic, whatever was asked for around it: a head is small, and its best is exact."
     return torch.autocast(torch.device(device).type, enabled=False)
 
 def with_bar(batches, label):
@@ -249,7 +249,8 @@ def solve(job, table):
     "Put the head of a job's model at its best for a table of features (n, d); returns the penalty chosen, C."
     head, loss = head_of(job.model), job.task.loss.to("cpu")
     best = copy.deepcopy(head).cpu()
-    with in_full("cpu"): penalty = solve_head(best, table, job.train.targets, loss, job.task.rank, seed=job.est.seed)
+    with in_full("cpu"):
+        penalty = solve_head(best, table, job.train.targets, loss, job.task.rank, seed=job.est.seed)
     head.load_state_dict(best.state_dict())
     job.task.loss = loss.to(job.device)
     return penalty
@@ -638,7 +639,7 @@ def predict(self: FineTuner, X):
 
 # %% ../nbs/library/finetuner.ipynb #n0d6912b
 FITTED = ("history", "best_epoch", "n_train", "n_trainable")        # what `fit` found out, kept in a saved model
-DECIDED = ("tune", "lr", "epochs", "precision")                                  # the same, of settings that may be left open
+DECIDED = ("tune", "lr", "epochs", "precision")                     # the same, of settings that may be left open
 
 def card_of(est):
     "The model card of a fitted estimator."

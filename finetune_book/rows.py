@@ -99,7 +99,7 @@ def precision_on(self: Rows, device):
 
 @patch
 def shortcuts_for(self: Rows, model, parts):
-    "Context in which `model` trains on `parts` (lists of rows), by whatever makes that faster; afterwards it is as before."
+    "Context in which `model` trains on `parts` (lists of rows), by whatever makes that faster; then it is as before."
     return nullcontext()
 
 @patch
