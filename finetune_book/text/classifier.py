@@ -16,7 +16,7 @@ class TextTuner(FineTuner):
     def __init__(self, base="book-bert", tune=None, epochs=None, lr=None, batch_size=16, max_length=128,
                  weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0.,
                  class_weight=None, clip_norm=1., seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50,
-                 memory_mb=None, callbacks=(), verbose=1, thresholds=.5, precision="auto", shortcuts="all",
+                 memory_mb=None, callbacks=(), verbose=1, thresholds=.5, precision="float32", shortcuts="table",
                  cache=None):
         store(self, locals())
 

@@ -73,7 +73,7 @@ class TextRows(Rows):
     tokenizer : transformers tokenizer of the base; report : dict of `token_report` over the training texts
     """
     example = '["A text."]'
-    def __init__(self, max_length=128, precision="auto", shortcuts="all"):
+    def __init__(self, max_length=128, precision="float32", shortcuts="table"):
         self.max_length, self.road = max_length, Road(precision, shortcuts)
 
     @classmethod

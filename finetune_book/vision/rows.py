@@ -102,7 +102,7 @@ class ImageRows(Rows):
     """
     steps, least_epochs, most_epochs = 400, 5, 60
     rows_at_once, example = 128, "import numpy as np\nnp.zeros((1, 32, 32, 3), np.uint8)"
-    def __init__(self, size=None, augment="crop", precision="auto"):
+    def __init__(self, size=None, augment="crop", precision="float32"):
         self.size, self.augment, self.road, self.narrow = size, augment, Road(precision), False
 
     @classmethod
