@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['InputError', 'shorten', 'listed', 'did_you_mean', 'check_whole', 'check_real', 'check_choice', 'check_flag',
-           'check_seed']
+           'check_seed', 'check_path', 'check_mapping']
 
 # %% ../nbs/library/checks.ipynb #ned083a3
 import math
 from collections.abc import Mapping
 from difflib import get_close_matches
 from numbers import Integral, Real
+from pathlib import Path
 
 # %% ../nbs/library/checks.ipynb #n27caca1
 class InputError(ValueError):
@@ -140,3 +141,14 @@ def check_seed(seed):
     try: return check_whole("seed", seed, 0, 2**63 - 1)
     except InputError:
         raise InputError(f"seed={shorten(_said(seed))}: must be a whole number from 0 to 2**63 - 1") from None
+
+# %% ../nbs/library/checks.ipynb #n351150f
+def check_path(name, value):
+    "`value` as a Path; InputError unless it is a text with something in it, or a Path."
+    if isinstance(value, (str, Path)) and str(value).strip() and "\0" not in str(value): return Path(value)
+    raise InputError(f"{name}={shorten(_said(value))}: must be a path, as text or a Path")
+
+def check_mapping(name, value):
+    "`value` if it is a dict or like one; else an InputError."
+    if isinstance(value, Mapping): return value
+    raise InputError(f"{name}={shorten(_said(value))}: must be a dict, from a parameter to its value")

@@ -27,7 +27,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .adapt import Method, as_method
 from .cards import model_card
-from .checks import InputError, check_choice, check_real, check_whole, shorten
+from .checks import InputError, check_choice, check_path, check_real, check_whole, shorten
 from .optim import make_schedule
 from .rows import Rows
 from .saving import read_settings, refuse_other_weights, save_all
@@ -100,8 +100,7 @@ def check_callbacks(callbacks):
 def check_state_folder(folder):
     "InputError for a checkpoint_dir that is no folder and cannot become one."
     if folder is None: return
-    if not isinstance(folder, (str, Path)) or not str(folder).strip() or "\0" in str(folder):
-        raise InputError(f"checkpoint_dir={shorten(repr(folder))}: must be the path of a folder, or None")
+    check_path("checkpoint_dir", folder)
     there = next(p for p in (Path(folder), *Path(folder).absolute().parents) if os.path.lexists(p))
     if not there.is_dir(): raise InputError(f"checkpoint_dir={str(folder)!r}: {there} is a file; name a folder")
     if not os.access(there, os.W_OK): raise InputError(f"checkpoint_dir={str(folder)!r}: {there} cannot be written")

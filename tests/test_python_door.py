@@ -233,3 +233,46 @@ def test_class_weights_are_those_of_scikit_learn():
     assert weights({True: 2.}, [True, False] * 3) == [1, 2]
     told(lambda: weights({"7": 500}, y), "'7' is no class of the training rows", "7, 8, 9", "write 7, not '7'")
     told(lambda: weights({np.int64(6): 500}, y), "class_weight: 6 is no class")
+
+
+# --- the report's functions: paths, names and settings of another kind ---------------------------------------------------
+
+NO_PATH = {"a number": 5, "bytes": b"x", "a list": ["a"], "a dict": {1: 2}, "a table": np.zeros((2, 2)), "blank": " ", "a NUL": "a\0b"}
+
+
+def report_doors(folder):
+    from finetune_book.report.fresh import render_report, report_once
+    from finetune_book.report.gallery import publish_gallery
+    from finetune_book.report.own import new_report
+    from finetune_book.report.publish import run_report
+    from finetune_book.report.sweep import run_sweep
+    from finetune_book.report.verify import verify_report
+    here = dict(out_dir=folder, progress=False)
+    return {"template": lambda bad: run_report(bad, **here), "template once": lambda bad: report_once(bad, **here),
+            "out_dir": lambda bad: run_report("finetune_text", out_dir=bad, progress=False), "out_dir once": lambda bad: report_once("finetune_text", out_dir=bad, progress=False),
+            "name": lambda bad: run_report("finetune_text", name=bad, **here), "name once": lambda bad: report_once("finetune_text", name=bad, **here),
+            "sweep's template": lambda bad: run_sweep(bad, {"epochs": 1}, **here), "sweep's out_dir": lambda bad: run_sweep("finetune_text", {"epochs": 1}, out_dir=bad, progress=False),
+            "sweep's name": lambda bad: run_sweep("finetune_text", {"epochs": 1}, name=bad, **here),
+            "render": lambda bad: render_report(bad, folder), "render from": lambda bad: render_report("r", bad), "verify": lambda bad: verify_report(bad, folder, progress=False),
+            "verify from": lambda bad: verify_report("r", bad, progress=False), "new": new_report, "gallery": publish_gallery}
+
+
+@pytest.fixture
+def nothing_runs(monkeypatch):
+    def ran(*a, **k): raise AssertionError("a report has begun")
+    for name in ("publish.run_cells", "sweep.plan"): monkeypatch.setattr(f"finetune_book.report.{name}", ran)
+
+
+@pytest.mark.parametrize("bad", NO_PATH.values(), ids=NO_PATH.keys())
+@pytest.mark.parametrize("door", report_doors(None))
+def test_a_report_refuses_what_is_no_path(door, bad, tmp_path, nothing_runs):
+    told(lambda: report_doors(tmp_path)[door](bad), "must be a path")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("bad", [5, "epochs=3", ["epochs"], [], np.zeros(2)], ids=repr)
+def test_a_report_refuses_values_that_are_no_dict(bad, tmp_path, nothing_runs):
+    from finetune_book.report.publish import run_report
+    from finetune_book.report.sweep import run_sweep
+    told(lambda: run_report("finetune_text", bad, out_dir=tmp_path, progress=False), "values=", "must be a dict")
+    told(lambda: run_sweep("finetune_text", bad, out_dir=tmp_path, progress=False), "grid=", "must be a dict")

@@ -8,13 +8,13 @@ __all__ = ['reasons_to_run', 'render_report', 'report_once']
 # %% ../../nbs/library/report_fresh.ipynb #n78833e9
 from pathlib import Path
 
-from ..checks import InputError
+from ..checks import InputError, check_path
 from .errors import NotPublished
 from .ingredients import ingredients
 from .page import html_page
 from .params import Opened, shown
 from .reads import changes_since
-from .publish import exclusive, result_in, run_report, write_whole
+from .publish import exclusive, published_name, result_in, run_report, write_whole
 from .record import json_text, signed
 from .schema import read_record, records
 from .template import find_template, read_template
@@ -31,7 +31,7 @@ def reasons_to_run(template, values=None, out_dir="reports", name=None):
     function than those in `watch.READERS`, such as a file system of `pyarrow.fs`.
     """
     opened = Opened.of(template, values)
-    name = name or opened.path.stem
+    name = opened.path.stem if name is None else published_name(name)
     try: record = read_record(name, out_dir)
     except InputError: return [f"no record of {name} in {out_dir} that can be read"]
     now = ingredients(template, opened.nb, opened.declared, opened.given)
@@ -74,7 +74,7 @@ def render_report(name, out_dir="reports"):
     InputError if the notebook is missing or not the published one.
     """
     import nbformat
-    folder, record = Path(out_dir), read_record(name, out_dir)
+    record, folder = read_record(name, out_dir), Path(out_dir)
     notebook, page = folder / f"{name}.ipynb", folder / f"{name}.html"
     if not notebook.is_file(): raise InputError(f"{notebook}: is missing; run the report again")
     if notebook.name in edited_files(record, out_dir):
@@ -117,8 +117,9 @@ def report_once(template, values=None, out_dir="reports", name=None, force=False
     -------
     (Result, list of str): the published report, and why it was run; no reasons if it was not
     """
+    folder = check_path("out_dir", out_dir)
     reasons = ["asked for by force"] if force else reasons_to_run(template, values, out_dir, name)
-    name, folder = name or find_template(template).stem, Path(out_dir)
+    name = find_template(template).stem if name is None else published_name(name)
     if reasons and tell and name in records(folder): tell(reasons)
     if reasons: return run_report(template, values, out_dir, name, resume=not force, **limits), reasons
     end_leftovers(folder, name)

@@ -14,7 +14,7 @@ from base64 import b64decode, b64encode
 from pathlib import Path
 from urllib.parse import quote
 
-from ..checks import InputError
+from ..checks import InputError, check_path
 from .card import plain_name, quoted, short_html
 from .page import html_page, linked_table, markup
 from .publish import write_whole
@@ -248,7 +248,7 @@ def publish_gallery(out_dir="reports"):
     InputError if the folder is missing, holds nothing to list, or holds a report called index; NotPublished if it
     cannot be written.
     """
-    folder = Path(out_dir)
+    folder = check_path("out_dir", out_dir)
     if not folder.is_dir(): raise InputError(f"{folder}: there is no such folder; name the one that holds the reports")
     found = records_in(folder)
     if "index" in found:

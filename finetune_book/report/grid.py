@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from itertools import product
 
-from ..checks import InputError, check_whole, shorten
+from ..checks import InputError, check_mapping, check_whole, shorten
 from .ingredients import hash_library, hash_template, inputs_of, refuse_read
 from .params import check_value, check_values, parameters_of, parse_values, shown
 from .record import versions
@@ -89,7 +89,7 @@ def is_many(values, kind):
 def check_grid(declared, grid):
     "A grid given from Python, every value checked as `parse_grid` checks text; a single value becomes a list of one."
     kinds, found = {p.name: p.type for p in declared}, {}
-    for name, values in grid.items():
+    for name, values in check_mapping("grid", grid).items():
         given = values if is_many(values, kinds.get(name)) else [values]
         found[name] = no_value_twice(name, [check_values(declared, {name: v})[name] for v in given])
     return found

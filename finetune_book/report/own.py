@@ -9,7 +9,7 @@ __all__ = ['kinds', 'new_report']
 import re
 from pathlib import Path
 
-from ..checks import InputError, check_choice
+from ..checks import InputError, check_choice, check_path
 from .template import read_template, template_folder
 
 # %% ../../nbs/9_reports/94_own.ipynb #n227f7bc
@@ -24,7 +24,7 @@ def titled(nb, path):
 
 def own_place(path):
     "The path as a place for a new notebook, or an InputError."
-    path = Path(path)
+    path = check_path("path", path)
     if path.suffix != ".ipynb": raise InputError(f"{path}: a report is a notebook; call it {path.name}.ipynb")
     if path.parent.is_dir(): return path
     raise InputError(f"{path}: there is no folder {path.parent}; make it first")

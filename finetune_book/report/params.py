@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from ..adapt import tune_choices
-from ..checks import InputError, check_flag, check_real, check_whole, did_you_mean, shorten
+from ..checks import InputError, check_flag, check_mapping, check_real, check_whole, did_you_mean, shorten
 from .template import INJECTED, check_language, find_template, read_template, tags_of
 
 # %% ../../nbs/library/report_params.ipynb #c014
@@ -253,7 +253,7 @@ def parameters_of(template):
 def check_values(declared, values):
     "`values` (a dict) checked against the declared parameters; unknown names are refused with the nearest known one."
     known = {p.name: p for p in declared}
-    for name in values:
+    for name in check_mapping("values", values):
         if name in known: continue
         there = ", ".join(known) or "none"
         raise InputError(f"unknown parameter {shorten(name)!r}.{did_you_mean(name, known)} There are: {there}")
@@ -305,7 +305,7 @@ class Opened(NamedTuple):
         """
         path, declared = find_template(template), parameters_of(template)
         nb = read_template(path)
-        given = injected_before(nb, declared, str(template)) | check_values(declared, values or {})
+        given = injected_before(nb, declared, str(template)) | check_values(declared, {} if values is None else values)
         nb.cells = [c for c in nb.cells if not is_left_over(c)]
         return cls(path, nb, declared, given)
 

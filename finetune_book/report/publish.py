@@ -22,7 +22,7 @@ from datetime import UTC, datetime
 from operator import itemgetter
 from pathlib import Path
 
-from ..checks import InputError
+from ..checks import InputError, check_path
 from ..places import home_folder, temp_folder
 from .card import failed_html
 from .errors import Interrupted, NotPublished, ReportError, remedy_for
@@ -366,12 +366,13 @@ def run_and_publish(job, run):
 # %% ../../nbs/9_reports/91_publish.ipynb #c193
 def published_name(name):
     "`name`, or an InputError if it would lead out of its folder."
-    if Path(name).name == name and not name.startswith("."): return name
+    if check_path("name", name).name == name and not name.startswith("."): return name
     raise InputError(f"name={name!r}: must be a file name without folders")
 
 def place_for(opened, out_dir, name):
     "(folder, name) to publish an Opened under; InputError if that would write over what is read or is not ours."
-    folder, name = Path(out_dir), published_name(name or opened.path.stem)
+    folder = check_path("out_dir", out_dir)
+    name = published_name(opened.path.stem if name is None else name)
     refuse_read([folder / f"{name}{end}" for end in ENDS + FAILED_ENDS], opened.path, opened.declared, opened.given)
     refuse_foreign(prepare_folder(folder), name)
     return folder, name

@@ -9,7 +9,7 @@ __all__ = ['RECORD_SCHEMA', 'records', 'read_record']
 import json
 from pathlib import Path
 
-from ..checks import InputError, did_you_mean, listed
+from ..checks import InputError, check_path, did_you_mean, listed
 from .params import shown
 from .template import out_of_sight
 
@@ -117,7 +117,7 @@ RECORD_SCHEMA = _DIALECT | exactly(
 # %% ../../nbs/library/report_schema.ipynb #c023
 def records(out_dir):
     "Names of the reports in a folder that have a record."
-    return sorted(p.stem for p in Path(out_dir).glob("*.json") if not p.name.endswith(".metrics.json"))
+    return sorted(p.stem for p in check_path("out_dir", out_dir).glob("*.json") if not p.name.endswith(".metrics.json"))
 
 # %% ../../nbs/library/report_schema.ipynb #n2d3e58e
 def refuse_constant(text): raise ValueError(f"{text} is not a number that JSON has")
@@ -153,7 +153,8 @@ def read_record(name, out_dir="reports"):
     ------
     InputError if there is no such record (names the nearest), or it is not one.
     """
-    path, known = Path(out_dir) / f"{name}.json", records(out_dir)
+    known, name = records(out_dir), str(check_path("name", name))
+    path = Path(out_dir) / f"{name}.json"
     if Path(name).name != name: raise InputError(f"{name!r}: give the report's name, and its folder with --out")
     if name not in known:
         there = f"reports in {out_dir}: {listed(known) or 'none'}.{did_you_mean(name, known)}"

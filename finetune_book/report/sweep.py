@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..checks import InputError, check_real, check_whole, did_you_mean, shorten
+from ..checks import InputError, check_path, check_real, check_whole, did_you_mean, shorten
 from ..judge.bootstrap import Interval
 from .errors import Interrupted, ReportError
 from .grid import check_grid, check_sweep_place, plan
@@ -222,8 +222,8 @@ def run_sweep(template, grid, seeds=1, out_dir="reports", name=None, jobs=None, 
     """
     jobs = machine()["cores"] if jobs is None else check_whole("jobs", jobs, 1)
     source = find_template(template)
-    nb, name = read_template(source), published_name(name or Path(source).stem)
-    grid, home = check_grid(parameters_of(nb), grid), Path(out_dir) / f"{name}-sweep"
+    nb, name = read_template(source), published_name(Path(source).stem if name is None else name)
+    grid, home = check_grid(parameters_of(nb), grid), check_path("out_dir", out_dir) / f"{name}-sweep"
     check_sweep_place(home, source, parameters_of(nb), grid)
     settings, runs = plan(nb, grid, seeds)
     folder = prepare_folder(home) / "runs"

@@ -15,7 +15,7 @@ from importlib import resources, util
 from pathlib import Path
 
 import finetune_book
-from ..checks import InputError, did_you_mean, shorten
+from ..checks import InputError, check_path, did_you_mean, shorten
 
 # %% ../../nbs/library/report_template.ipynb #c042
 def template_folder():
@@ -31,7 +31,7 @@ def templates():
 # %% ../../nbs/library/report_template.ipynb #c044
 def find_template(template):
     "Path of a template given by name or by the path of a notebook; InputError if there is none."
-    path, known = Path(template), templates()
+    path, known = check_path("template", template), templates()
     if str(template) in known: return known[str(template)]
     if path.suffix == ".ipynb" and path.is_file(): return path
     if path.suffix == ".ipynb": raise InputError(f"{path}: there is no such notebook")
