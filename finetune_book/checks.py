@@ -146,7 +146,7 @@ def check_seed(seed):
 def check_path(name, value):
     "`value` as a Path; InputError unless it is a text with something in it, or a Path."
     if isinstance(value, (str, Path)) and str(value).strip() and "\0" not in str(value): return Path(value)
-    raise InputError(f"{name}={shorten(_said(value))}: must be a path, as text or a Path")
+    raise InputError(f"{name}={shorten(_said(value))}: must be the path of a file or folder")
 
 def check_mapping(name, value):
     "`value` if it is a dict or like one; else an InputError."

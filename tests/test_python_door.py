@@ -266,7 +266,7 @@ def nothing_runs(monkeypatch):
 @pytest.mark.parametrize("bad", NO_PATH.values(), ids=NO_PATH.keys())
 @pytest.mark.parametrize("door", report_doors(None))
 def test_a_report_refuses_what_is_no_path(door, bad, tmp_path, nothing_runs):
-    told(lambda: report_doors(tmp_path)[door](bad), "must be a path")
+    told(lambda: report_doors(tmp_path)[door](bad), "must be the path")
     assert not list(tmp_path.iterdir())
 
 

@@ -308,6 +308,10 @@ def refuse_bad(bad, n, skip_bad):
     way_out = " (none is left)" if skip_bad else "; skip_bad=True leaves them out and lists them"
     raise InputError(bad[0][1] + also + way_out)
 
+def listed_pictures(X):
+    "A uint8 array as a batch, anything else as a list of pictures; InputError for what is neither."
+    return as_batch(X) if isinstance(X, np.ndarray) and X.dtype.kind not in "OUS" else as_list(X)
+
 def refuse_no_pictures(items):
     "The items of a list; InputError for those that can be seen to be no pictures without decoding them."
     bad = []

@@ -16,7 +16,7 @@ from sklearn.utils import _safe_indexing
 from ..adapt import Method, as_method
 from ..checks import InputError, check_choice, check_flag
 from ..data.picture_tables import read_picture_table
-from ..data.images import read_pictures
+from ..data.images import listed_pictures, read_pictures
 from ..finetuner import Classifying, FineTuner, Regressing, pair_of, store
 from .augment import Augment
 from .preprocessing import check_size
@@ -80,7 +80,7 @@ def readable(X, y):
 def examples_of(X, y, skip_bad, target_type=None):
     "Pictures, labels and what was left out, of anything that `fit` takes."
     X, y = pictures_and_labels(X, y, target_type)
-    return readable(ImageRows().check(X), y) if skip_bad else (X, y, [])
+    return readable(listed_pictures(X), y) if skip_bad else (X, y, [])
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #nc50aaa0
 class ImageTuner(FineTuner):

@@ -15,7 +15,7 @@ import torch
 from fastcore.basics import patch
 
 from ..checks import InputError, listed
-from ..data.images import as_batch, as_list, read_pictures, refuse_no_pictures
+from ..data.images import listed_pictures, read_pictures, refuse_no_pictures
 from ..rows import Rows, repeatable
 from ..tasks.pretrained import name_problem
 from ..typed_json import savable
@@ -111,8 +111,8 @@ class ImageRows(Rows):
         return dict(head=3e-2, body=3e-3 if base in (None, "book-resnet", "scratch") else 1e-3)
 
     def check(self, X):
-        if isinstance(X, np.ndarray) and X.dtype.kind not in "OUS": return as_batch(X)
-        return refuse_no_pictures(as_list(X))
+        X = listed_pictures(X)
+        return X if isinstance(X, np.ndarray) else refuse_no_pictures(X)
     def open(self, base, task, seed):
         model, self.preprocessing = load_image_base(base, task.n_out, labels=task.labels, seed=seed, size=self.size,
                                                     task=task.kind)
