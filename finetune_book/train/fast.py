@@ -15,6 +15,7 @@ from time import thread_time
 
 import torch
 import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn
 from torch.optim.optimizer import register_optimizer_step_post_hook
 
@@ -119,17 +120,19 @@ class UsedRows(nn.Module):
         used = torch.tensor(sorted(used), device=table.weight.device)
         place = torch.full((len(table.weight),), len(used), device=used.device)       # no such row: an error if read
         place[used] = torch.arange(len(used), device=used.device)
-        self.table, self.whole, self.used = [table], table.weight.data, used         # in a list: no part of the model
+        self.table, self.whole = [table], table.weight.data                         # in a list: no part of the model
+        self.used, self.place = used, place
         self.weight = table.weight
         self.weight.data = self.whole[used]
-        self.register_buffer("place", place, persistent=False)
-        self.register_buffer("decay", torch.ones((), dtype=torch.float64, device=used.device))
+        self.register_buffer("decay", torch.ones((), dtype=torch.float64, device=used.device), persistent=False)
         self.num_embeddings, self.embedding_dim = table.num_embeddings, table.embedding_dim
         self.padding_idx = table.padding_idx
 
     def forward(self, ids):
         pad = None if self.padding_idx is None else int(self.place[self.padding_idx])
-        return F.embedding(self.place[ids], self.weight, pad)
+        places = self.place[ids]
+        if not torch.is_grad_enabled() and (places == len(self.used)).any(): return F.embedding(ids, self.whole_now())
+        return F.embedding(places, self.weight, pad)
 
     def watch(self, optimizer, args=(), kwargs=None):
         "After a step of AdamW: what it has done to the rows that are not here."
@@ -137,13 +140,34 @@ class UsedRows(nn.Module):
             if any(p is self.weight and p.grad is not None for p in group["params"]):
                 self.decay *= 1 - float(group["lr"]) * group["weight_decay"]
 
-    @torch.no_grad()
+    def whole_now(self):
+        "A new (V, d) table: the rows as trained, the others as equation (3) leaves them."
+        whole = self.whole * self.decay.to(self.whole.dtype)
+        return whole.index_copy_(0, self.used, self.weight.data)
+
     def write_back(self):
-        "Into the whole table: the rows as trained, the others as equation (3) leaves them; returns the table."
-        if self.decay != 1: self.whole.mul_(self.decay.to(self.whole.dtype))
-        self.whole[self.used] = self.weight.data
+        "End: the parameter has all rows again; returns the table."
+        self.whole.copy_(self.whole_now())
         self.weight.data, self.weight.grad = self.whole, None
         return self.table[0]
+
+# %% ../../nbs/5_training/57_fast.ipynb #n8c8a42d
+@patch
+def _save_to_state_dict(self: UsedRows, destination, prefix, keep_vars):
+    "torch's door for a module that saves in its own way: all rows."
+    destination[f"{prefix}weight"] = self.whole_now()
+
+@patch
+def _load_from_state_dict(self: UsedRows, state_dict, prefix, metadata, strict, missing, unexpected, errors):
+    "All rows come in; the used ones go on in the short table."
+    given, own = state_dict.get(f"{prefix}weight"), self.whole
+    if given is None: missing.append(f"{prefix}weight")
+    elif given.shape != own.shape: errors.append(f"{prefix}weight has {tuple(given.shape)}, the table {tuple(own.shape)}")
+    else:
+        self.weight.data.copy_(given[self.used])
+        if torch.equal(self.whole_now(), given.to(own)): return      # a run that goes on: not rounded twice
+        own.copy_(given)
+        self.decay.fill_(1)
 
 # %% ../../nbs/5_training/57_fast.ipynb #n1ab3ddf
 def put(model, old, new):

@@ -253,9 +253,10 @@ def stateful(trainer):
 
 def state_of(trainer):
     "All that `put_back` needs to go on; tensors are live (as in torch): copy or write them before the next batch."
-    callbacks = {name: callback.state_dict() for name, callback in stateful(trainer).items()}
+    callbacks, saved = {name: callback.state_dict() for name, callback in stateful(trainer).items()}, trainer.model.state_dict()
     return {name: getattr(trainer, name) for name in COUNTERS} | dict(
-        model=trainer.model.state_dict(), optimizer=trainer.optimizer.state_dict(),
+        model=saved, buffers={name: b for name, b in trainer.model.named_buffers() if name not in saved},
+        optimizer=trainer.optimizer.state_dict(),
         grads=[p.grad for p in trainer.parameters()], history_=trainer.history_,
         callbacks={k: s for k, s in callbacks.items() if s}, identity_=trainer.identity_)
 
@@ -270,6 +271,7 @@ def put_back(trainer, state):
     lost = sorted(set(state["callbacks"]) - set(callbacks))
     if lost: raise InputError(f"the checkpoint remembers a callback that this run does not have: {lost[0]}")
     for name, kept in state["callbacks"].items(): callbacks[name].load_state_dict(kept)   # first: they may refuse
+    for name, b in trainer.model.named_buffers(): b.copy_(state["buffers"].get(name, b))
     trainer.model.load_state_dict(state["model"]); trainer.optimizer.load_state_dict(state["optimizer"])
     for p, grad in zip(trainer.parameters(), state["grads"]): p.grad = None if grad is None else grad.to(p.device)
     for name in [*COUNTERS, "history_"]: setattr(trainer, name, state[name])

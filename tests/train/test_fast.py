@@ -285,6 +285,41 @@ def test_the_best_epoch_brings_its_decay_back(tiny_base, back):
     assert torch.allclose(run("table", 3)[unused], run("table", 1)[unused], rtol=1e-7) == back
 
 
+def test_who_saves_in_the_middle_gets_the_whole_table(tiny_base, tmp_path):
+    "All ways of saving go through `state_dict`: the rows as trained, the others with their decay; it comes in again whole."
+    model, whole = words(tiny_base), words(tiny_base)
+    twenty_steps(whole, .1)
+    with Road("float32", "table").taken_by(model, IDS):
+        twenty_steps(model, .1)
+        state = {name: t.clone() for name, t in model.state_dict().items()}
+        model.save_pretrained(tmp_path)
+        twenty_steps(model, .1)
+        model.load_state_dict(state)
+        assert len(table(model)) == len(IDS)
+    saved = type(whole).from_pretrained(tmp_path)
+    assert state.keys() == whole.state_dict().keys()
+    for other in (saved, model): assert all(torch.equal(state[n], t) for n, t in other.state_dict().items())
+    unused = sorted(set(range(len(table(whole)))) - IDS)
+    assert (table(saved) - table(whole)).abs().max() < 1e-4 and torch.allclose(table(saved)[unused], table(whole)[unused], rtol=1e-6)
+
+
+@pytest.mark.parametrize("change, told", [(lambda s: s.pop(next(iter(s))), "Missing key"), (lambda s: s.update({next(iter(s)): torch.zeros(3, 16)}), "the table")])
+def test_a_table_of_another_size_is_refused(tiny_base, change, told):
+    model = words(tiny_base)
+    state = model.state_dict()
+    assert next(iter(state)).endswith("word_embeddings.weight")
+    change(state)
+    with Road("float32", "table").taken_by(model, IDS), pytest.raises(RuntimeError, match=told): model.load_state_dict(state)
+
+
+def test_a_forecast_in_the_middle_may_read_any_word(tiny_base):
+    model, other = words(tiny_base), words(tiny_base).eval()
+    ids = torch.tensor([[2, 11, 12, 3]])
+    assert not {11, 12} & IDS
+    with Road("float32", "table").taken_by(model.eval(), IDS), torch.no_grad(): logits = model(input_ids=ids).logits
+    assert torch.equal(logits, other(input_ids=ids).logits)
+
+
 # --- put back, whatever happens -------------------------------------------------------------------------------------
 
 def outside(model):
