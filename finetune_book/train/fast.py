@@ -140,16 +140,20 @@ class UsedRows(nn.Module):
             if any(p is self.weight and p.grad is not None for p in group["params"]):
                 self.decay *= 1 - float(group["lr"]) * group["weight_decay"]
 
-    def whole_now(self):
-        "A new (V, d) table: the rows as trained, the others as equation (3) leaves them."
-        whole = self.whole * self.decay.to(self.whole.dtype)
-        return whole.index_copy_(0, self.used, self.weight.data)
 
-    def write_back(self):
-        "End: the parameter has all rows again; returns the table."
-        self.whole.copy_(self.whole_now())
-        self.weight.data, self.weight.grad = self.whole, None
-        return self.table[0]
+# %% ../../nbs/5_training/57_fast.ipynb #n09c75b4
+@patch
+def whole_now(self: UsedRows):
+    "A new (V, d) table: the rows as trained, the others as equation (3) leaves them."
+    whole = self.whole * self.decay.to(self.whole.dtype)
+    return whole.index_copy_(0, self.used, self.weight.data)
+
+@patch
+def write_back(self: UsedRows):
+    "End: the parameter has all rows again; returns the table."
+    self.whole.copy_(self.whole_now())
+    self.weight.data, self.weight.grad = self.whole, None
+    return self.table[0]
 
 # %% ../../nbs/5_training/57_fast.ipynb #n8c8a42d
 @patch
@@ -162,7 +166,7 @@ def _load_from_state_dict(self: UsedRows, state_dict, prefix, metadata, strict, 
     "All rows come in; the used ones go on in the short table."
     given, own = state_dict.get(f"{prefix}weight"), self.whole
     if given is None: missing.append(f"{prefix}weight")
-    elif given.shape != own.shape: errors.append(f"{prefix}weight has {tuple(given.shape)}, the table {tuple(own.shape)}")
+    elif given.shape != own.shape: errors.append(f"{prefix}weight has {given.shape}, the table {own.shape}")
     else:
         self.weight.data.copy_(given[self.used])
         if torch.equal(self.whole_now(), given.to(own)): return      # a run that goes on: not rounded twice

@@ -253,7 +253,8 @@ def stateful(trainer):
 
 def state_of(trainer):
     "All that `put_back` needs to go on; tensors are live (as in torch): copy or write them before the next batch."
-    callbacks, saved = {name: callback.state_dict() for name, callback in stateful(trainer).items()}, trainer.model.state_dict()
+    callbacks = {name: callback.state_dict() for name, callback in stateful(trainer).items()}
+    saved = trainer.model.state_dict()
     return {name: getattr(trainer, name) for name in COUNTERS} | dict(
         model=saved, buffers={name: b for name, b in trainer.model.named_buffers() if name not in saved},
         optimizer=trainer.optimizer.state_dict(),
