@@ -29,7 +29,7 @@ from .adapt import Method, as_method
 from .cards import model_card
 from .checks import InputError, check_choice, check_path, check_real, check_whole, shorten
 from .optim import make_schedule
-from .rows import Rows
+from .rows import Rows, logits_of
 from .saving import read_settings, refuse_other_weights, save_all
 from .tasks.heads import head_of
 from .tasks.labels import Labels, kind_of
@@ -118,10 +118,6 @@ def check_surroundings(params):
     if "cache" in params: check_cache(params["cache"])
 
 # %% ../nbs/library/finetuner.ipynb #n713dc4c
-def logits_of(output):
-    "Scores (n, c), in single precision, of a Hugging Face output or of a bare module."
-    return getattr(output, "logits", output).float()
-
 def in_full(device):
     "Context of float32 arithmetic, whatever was asked for around it: a head is small, and its best is exact."
     return torch.autocast(torch.device(device).type, enabled=False)
@@ -499,7 +495,7 @@ def _five_steps(self: FineTuner, rows, method, X, y, validation):
         trainer.identity |= {"rows read at once": self.budget_.eval_rows, "precision": rows.precision_on(device)}
         meter.start(self.budget_, device)
         way.learn(trainer, meter, state)
-        if held: task.settle(lambda: job.read(held), held.targets)
+        if held: task.settle(lambda: job.read(held, rows.scores), held.targets)
     # 5. Use: the model that answers and can be saved.
     task.finish(head_of(model))
     return self._keep(job, way, trainer)
@@ -625,7 +621,8 @@ def outputs(self: FineTuner, X):
     device, bar = next(self.model_.parameters()).device, "predicting" if self.verbose and len(rows) > 2000 else None
     with self.rows_.numerics(device):
         out = forward_all(self.model_, self.rows_.reading_batches(rows, at_once),
-                          lambda idx: self.rows_.collate(rows, idx), len(rows), device=device, bar=bar)
+                          lambda idx: self.rows_.collate(rows, idx), len(rows), device=device,
+                          fn=self.rows_.scores, bar=bar)
     return out.double().numpy()
 
 @patch

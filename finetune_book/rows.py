@@ -22,6 +22,11 @@ def repeatable(device):
     if torch.device(device).type != "cuda": return nullcontext()
     return torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False)
 
+# %% ../nbs/library/rows.ipynb #nb3f56fb
+def logits_of(output):
+    "Scores (n, c), in single precision, of a Hugging Face output or of a bare module."
+    return getattr(output, "logits", output).float()
+
 # %% ../nbs/library/rows.ipynb #n6490d62
 class Rows(ABC):
     """What an example is: from raw examples to batches of tensors, and the base that reads them.
@@ -101,6 +106,11 @@ def precision_on(self: Rows, device):
 def shortcuts_for(self: Rows, model, parts):
     "Context in which `model` trains on `parts` (lists of rows), by whatever makes that faster; then it is as before."
     return nullcontext()
+
+@patch
+def scores(self: Rows, model, inputs):
+    "What the model answers to a batch, (b, k) in single precision, where nothing is learned."
+    return logits_of(model(**inputs))
 
 @patch
 def fetch(self: Rows, rows, targets, idx):

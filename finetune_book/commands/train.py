@@ -55,10 +55,18 @@ Seed = Annotated[int, typer.Option(help="Every random choice follows from it.")]
 # %% ../../nbs/library/commands_train.ipynb #n6773bdd
 MaxLength = Annotated[int | None, typer.Option(help="Texts: tokens; longer ones are cut at 128 if not given.")]
 Size = Annotated[int | None, typer.Option(help="Pictures: pixels a side; the base's own if not given.")]
-Augment = Annotated[str | None, typer.Option(help="Pictures: none, or crop, flip, color, mixup, cutmix joined by +; "
+Augment = Annotated[str | None, typer.Option(help="Pictures: none, or crop, flip, turn, color, mixup, cutmix by +; "
                                                   "crop if not given.")]
+Guises = Annotated[str | None, typer.Option(help="Pictures: average predictions over flip, turn, or both by +.")]
 FreezeNorm = Annotated[bool, typer.Option("--freeze-norm", help="Pictures: keep BatchNorm as the base has it.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Pictures: leave out those that cannot be read.")]
+
+# %% ../../nbs/library/commands_train.ipynb #n5744fce
+def read_asked(told, pictures):
+    "The parts of the data that the options `told` name."
+    column = told["path"] or "path" if pictures else told["text"] or "text"
+    return read_parts(told["data"], pictures, column, told["label"], group=told["group"], labels_by=told["labels_by"],
+                      target_type="number" if told["regression"] else None)
 
 # %% ../../nbs/library/commands_train.ipynb #c064
 def train(
@@ -78,6 +86,7 @@ def train(
     max_length: MaxLength = None,
     size: Size = None,
     augment: Augment = None,
+    guises: Guises = None,
     freeze_norm: FreezeNorm = False,
     skip_bad: SkipBad = False,
     validation: Validation = .1,
@@ -97,9 +106,7 @@ def train(
     pictures = holds_pictures(data, text, path)
     model = make_model(pictures, given(ctx.params, pictures))
     check_out(out, [data, base])
-    column = path or "path" if pictures else text or "text"
-    parts = read_parts(data, pictures, column, label, group=group, target_type="number" if regression else None,
-                       labels_by=labels_by)
+    parts = read_asked(ctx.params, pictures)
     rows, held = parts_to_train(parts, pictures, regression, validation, seed=seed, skip_bad=skip_bad)
     fit_model(model, rows, held)
     model.save(out)

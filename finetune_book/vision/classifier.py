@@ -21,7 +21,7 @@ from ..finetuner import Classifying, FineTuner, Regressing, pair_of, store
 from .augment import Augment
 from .preprocessing import check_size
 from .recalibrate import batch_norms
-from .rows import ImageRows, parse_augment
+from .rows import ImageRows, parse_augment, parse_guises
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #c013
 def freeze_norms(model):
@@ -90,7 +90,7 @@ class ImageTuner(FineTuner):
                  freeze_norm=False, precision="float32", skip_bad=False, weight_decay=.01, layer_decay=1.,
                  schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0., class_weight=None, clip_norm=1.,
                  seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50, memory_mb=None, callbacks=(),
-                 verbose=1, thresholds=.5, cache=None):
+                 verbose=1, thresholds=.5, cache=None, guises="none"):
         store(self, locals())
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #n466466e
@@ -110,8 +110,10 @@ class ImageClassifier(Classifying, ImageTuner):
     epochs, batch_size : int; passes over the data (None: as many as make 400 steps, from 5 to 60), pictures per step
     lr : float, learning rate of the highest layer group, reached after the warm-up; None as for `TextClassifier`
     size : int or None, side of the square every picture is brought to, in pixels; None for the base's own
-    augment : "none", or "crop", "flip", "color", "mixup", "cutmix" joined by "+"; or an `Augment`. Name only what keeps
+    augment : "none", or "crop", "flip", "turn", "color", "mixup", "cutmix" joined by "+"; or an `Augment`: what keeps
         the label.
+    guises : "none", or "flip", "turn" joined by "+": predictions are the mean over each picture as it is, mirrored,
+        turned by quarters; fitting takes no notice, predicting takes up to eight times as long
     freeze_norm : bool, keep BatchNorm's statistics, scales and shifts as the base has them
     precision : as for `TextClassifier`; a machine that only imitates bfloat16 is many times slower: `fit` warns
     skip_bad : bool, leave out training pictures that cannot be read (`skipped_` lists them) instead of refusing
@@ -136,7 +138,7 @@ class ImageClassifier(Classifying, ImageTuner):
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #nfe4db49
 @patch
-def _rows(self: ImageTuner): return ImageRows(self.size, self.augment, self.precision)
+def _rows(self: ImageTuner): return ImageRows(self.size, self.augment, self.precision, self.guises)
 @patch
 def _method(self: ImageTuner, usual=("full",)):
     method = super(ImageTuner, self)._method(usual)
@@ -147,7 +149,7 @@ def check_settings(self: ImageTuner):
     "InputError for a setting that cannot work; `fit` calls it first."
     check_flag("freeze_norm", self.freeze_norm); check_flag("skip_bad", self.skip_bad)
     if self.size is not None: check_size(self.size)
-    parse_augment(self.augment, self.size or 32)
+    parse_augment(self.augment, self.size or 32); parse_guises(self.guises)
     super(ImageTuner, self).check_settings()
     if self.freeze_norm and self.tune is not None: NormsKept(as_method(self.tune))
 

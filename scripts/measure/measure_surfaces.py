@@ -3,10 +3,11 @@
     python scripts/measure/measure_surfaces.py [--resnet18 FOLDER]     # measures what is missing, then the table
     python scripts/measure/measure_surfaces.py --table                 # the table of the rows that are there
 
-"as the report": book-resnet, everything moves, 48 pixels, crops, mirrors and colours, batches of 32, as many epochs as make
-400 steps on the 1,200 carried training pictures. "3,600 pictures": other pictures of the same law, as many steps, so no more
-time. "lit as the test": 1,200 other pictures whose lamps, camera and texture are drawn as the test's are: what is missing
-from 1 there is not the shift. "three times the steps". "plain crops": neither mirrors nor colours. "32 pixels".
+"as the report": book-resnet, everything moves, 48 pixels, crops, mirrors, turns and colours, batches of 32, as many epochs as make
+400 steps on the 1,200 carried training pictures, predictions averaged over eight guises. "one guise": not averaged. "without
+turns": that, and no quarter turns. "3,600 pictures": other pictures of the same law, as many steps, so no more time.
+"lit as the test": 1,200 other pictures whose lamps, camera and texture are drawn as the test's are: what is missing from 1
+there is not the shift. "three times the steps". "plain crops": crops alone. "32 pixels".
 "ResNet-18, 96 pixels": the network of FOLDER in the place of book-resnet.
 Each way is trained with three seeds, keeps its last epoch, and is judged on the 300 validation pictures (the training's
 light) and the 600 test pictures (another light). A (way, seed) is one row; rows that are there are not measured again.
@@ -22,7 +23,8 @@ from finetune_book import ImageClassifier
 from finetune_book.data.sets import surface_defects
 
 COLUMNS = "way,seed,validation,test,n_train,steps,seconds".split(",")
-REPORT = dict(tune="full", batch_size=32, size=48, augment="crop+flip+color", verbose=0)
+REPORT = dict(tune="full", batch_size=32, size=48, augment="crop+flip+turn+color", guises="flip+turn", verbose=0)
+ONE = dict(guises="none")
 
 
 def pictures(split):
@@ -38,7 +40,9 @@ def made(split, sessions):
 def ways(resnet18):
     "way -> (function that gives the training pictures, steps, settings)."
     def carried(): return pictures("train")
-    found = {"as the report": (carried, 400, {}), "lit as the test": (lambda: made("test", 100), 400, {}),
+    found = {"as the report": (carried, 400, {}), "one guise": (carried, 400, ONE),
+             "without turns": (carried, 400, ONE | dict(augment="crop+flip+color")),
+             "lit as the test": (lambda: made("test", 100), 400, {}),
              "3,600 pictures": (lambda: made("train", 300), 400, {}), "three times the steps": (carried, 1200, {}),
              "plain crops": (carried, 400, dict(augment="crop")), "32 pixels": (carried, 400, dict(size=32))}
     return found | ({"ResNet-18, 96 pixels": (carried, 400, dict(base=resnet18, size=96, lr=1e-3))} if resnet18 else {})

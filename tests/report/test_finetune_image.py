@@ -115,7 +115,7 @@ def test_settings_that_cannot_work(name, value, says, tmp_path, capsys):
 
 
 def test_what_suits_a_carried_set_is_said_by_its_card_and_by_no_template():
-    assert suits("surface_defects", augment="crop", size=None) == dict(augment="crop+flip+color", size=48) and suits("clinic_notes", group=None) == dict(group="patient")
+    assert suits("surface_defects", augment="crop", size=None, guises="none") == dict(augment="crop+flip+turn+color", size=48, guises="flip+turn") and suits("clinic_notes", group=None) == dict(group="patient")
     for source in (Path(__file__).parents[2] / "nbs/reports").glob("*.ipynb"):
         code = "".join(line for cell in json.loads(source.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code" and "parameters" not in cell["metadata"].get("tags", []) for line in cell["source"])
         assert "surface_defects" not in code and "clinic_notes" not in code
@@ -125,5 +125,6 @@ def test_the_defaults_keep_any_label():
     "Mirrored digits would be other digits, so nothing is mirrored unless asked."
     defaults = {p.name: p.default for p in parameters_of("finetune_image")}
     source = (Path(__file__).parents[2] / "nbs/reports/finetune_image.ipynb").read_text(encoding="utf-8")
-    assert 'suits(data, augment=\\"crop\\", size=None)' in source and suits("digits", augment="crop", size=None) == dict(augment="crop", size=None)
+    assert 'suits(data, augment=\\"crop\\", size=None, guises=\\"none\\")' in source
+    assert suits("digits", augment="crop", size=None, guises="none") == dict(augment="crop", size=None, guises="none")
     assert defaults["augment"] is None and defaults["allow_leakage"] is False and defaults["skip_bad"] is False and defaults["size"] is None

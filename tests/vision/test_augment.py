@@ -13,7 +13,7 @@ from torchvision.transforms import v2
 from finetune_book.checks import InputError
 from finetune_book.train.trainer import Trainer, shuffled_batches
 from finetune_book.vision import augment
-from finetune_book.vision.augment import Augment, color_jitter, cutmix, mix_either, mixup, normalise, random_crop, random_flip
+from finetune_book.vision.augment import Augment, color_jitter, cutmix, mix_either, mixup, normalise, random_crop, random_flip, random_turn
 
 
 def dice(seed=0): return torch.Generator().manual_seed(seed)
@@ -24,12 +24,13 @@ def labels(n=8): return torch.arange(n) % 3
 WAYS = {
     "crop": lambda x, y, g: (random_crop(x, 2, g), y),
     "flip": lambda x, y, g: (random_flip(x, g), y),
+    "turn": lambda x, y, g: (random_turn(x, g), y),
     "colour": lambda x, y, g: (color_jitter(x, g, .4, .4, .4), y),
     "normalise": lambda x, y, g: (normalise(x, [.5] * x.shape[1], [.2] * x.shape[1]), y),
     "mixup": lambda x, y, g: mixup(x, y, 3, .4, g),
     "cutmix": lambda x, y, g: cutmix(x, y, 3, 1., g),
     "either": lambda x, y, g: mix_either(x, y, 3, .4, 1., g),
-    "all": lambda x, y, g: Augment(crop=2, flip=True, color=.3, mixup=.4, cutmix=1.)(x, y, 3, g),
+    "all": lambda x, y, g: Augment(crop=2, flip=True, color=.3, mixup=.4, cutmix=1., turn=True)(x, y, 3, g),
 }
 DRAWN = [name for name in WAYS if name != "normalise"]
 way = pytest.mark.parametrize("way", WAYS.values(), ids=WAYS)
@@ -108,6 +109,16 @@ def test_crop_and_flip_of_augment_are_independent_and_uniform():
     out, _ = Augment(crop=1)(x, torch.zeros(7200, dtype=torch.int64), 2, dice())
     seen = np.unique(out.reshape(7200, 9).numpy(), axis=0, return_counts=True)[1]
     assert len(seen) == 18 and stats.chisquare(seen).pvalue > .001
+
+
+@pytest.mark.parametrize("flip, turn, h, n", [(False, False, 12, 1), (True, False, 12, 2), (False, True, 12, 4), (True, True, 12, 8), (True, True, 20, 4)])
+def test_guises_are_all_there_once_and_closed(flip, turn, h, n):
+    x = pictures(h=h, w=12)
+    seen = augment.guises(x, flip, turn)
+    assert seen[0] is x and len(seen) == n and {p.shape for p in seen} == {x.shape}
+    keys = {p.numpy().tobytes() for p in seen}
+    assert len(keys) == n
+    assert all({q.numpy().tobytes() for q in augment.guises(p, flip, turn)} == keys for p in seen)
 
 
 def test_flip_probability():
@@ -204,7 +215,7 @@ def test_shares_at_the_limits_of_alpha(alpha):
 
 def test_settings_are_plain_values():
     a = Augment(crop=2, mixup=.2)
-    assert Augment(**dataclasses.asdict(a)) == a and repr(a) == "Augment(crop=2, flip=True, color=0.0, mixup=0.2, cutmix=0.0)"
+    assert Augment(**dataclasses.asdict(a)) == a and repr(a) == "Augment(crop=2, flip=True, color=0.0, mixup=0.2, cutmix=0.0, turn=False)"
     with pytest.raises(dataclasses.FrozenInstanceError): a.crop = -1
     assert Augment(crop=np.int64(2), color=np.float32(.5)).crop == 2 and Augment(flip=np.bool_(False)).flip is False
 

@@ -170,7 +170,7 @@ def test_a_split_folder_trains_on_its_training_part(fast, tmp_path):
 
 
 def test_predictions_do_not_depend_on_order_batch_mates_or_augmentation(fast, fitted):
-    clf = ImageClassifier(**fast | dict(augment="crop+flip+color+mixup+cutmix")).fit(X, Y)
+    clf = ImageClassifier(**fast | dict(augment="crop+flip+turn+color+mixup+cutmix")).fit(X, Y)
     for est in (fitted, clf):
         together = est.predict_proba(X)
         alone = np.vstack([est.predict_proba(x[None]) for x in X])
@@ -194,7 +194,25 @@ def test_same_seed_same_weights_and_global_random_state_untouched(fast):
     assert first.history_ == second.history_
 
 
-@pytest.mark.parametrize("augment", ["crop", "flip", "color", "mixup", "cutmix", Augment(crop=0, flip=True, color=.5)])
+def test_guises_average_what_is_predicted_and_leave_the_fitting_alone(fast, tmp_path):
+    "Each guise of a picture gets one answer, the mean of the scores; a saved model goes on so."
+    one, all_of = (ImageClassifier(**fast, guises=g).fit(X, Y, validation=(X, Y)) for g in ("none", "flip+turn"))
+    assert one.history_ == all_of.history_ and all(torch.equal(p, q) for p, q in zip(one.model_.parameters(), all_of.model_.parameters()))
+    seen = [np.ascontiguousarray(np.rot90(X[:, :, ::way], k, (1, 2))) for way in (1, -1) for k in range(4)]
+    mean = np.mean([one.outputs(x) for x in seen], axis=0)
+    for x in seen[::3]: assert np.abs(all_of.outputs(x) - mean).max() < 1e-4
+    assert np.abs(one.outputs(seen[1]) - one.outputs(X)).max() > 1e-3
+    all_of.save(tmp_path / "m")
+    again = ImageClassifier.load(tmp_path / "m", verbose=0)
+    assert again.guises == "flip+turn" and np.array_equal(again.outputs(X), all_of.outputs(X))
+
+
+@pytest.mark.parametrize("spec, word", [("mirror", "'mirror'"), ("flip,turn", "'flip,turn'"), (None, "None"), (True, "True"), ("", "''")])
+def test_guises_that_are_none_are_refused(fast, spec, word):
+    with pytest.raises(InputError, match=f"guises=.*{word} is none of flip, turn"): ImageClassifier(**fast, guises=spec).fit(X, Y)
+
+
+@pytest.mark.parametrize("augment", ["crop", "flip", "turn", "color", "mixup", "cutmix", Augment(crop=0, flip=True, color=.5)])
 def test_each_augmentation_changes_the_training(fast, augment):
     plain, changed = (ImageClassifier(**{**fast, "epochs": 1}, augment=a).fit(X, Y) for a in ("none", augment))
     assert everything(plain.model_) != everything(changed.model_)
@@ -390,7 +408,7 @@ print(json.dumps(ends))
 
 def test_a_fit_killed_three_times_ends_with_the_same_weights_and_statistics(fast, tmp_path):
     "Each fit in a process of its own, killed -9 at a random step; one more goes on to the end, and one was never disturbed."
-    settings = {**fast, "epochs": 4, "batch_size": 5, "augment": "crop+flip+color+mixup+cutmix", "checkpoint_every": 2}
+    settings = {**fast, "epochs": 4, "batch_size": 5, "augment": "crop+flip+turn+color+mixup+cutmix", "checkpoint_every": 2}
     kept = {**settings, "checkpoint_dir": str(tmp_path / "state")}
     kills = sorted(np.random.default_rng(0).choice(np.arange(3, 20), 3, replace=False).tolist())
     whole, resumed = tmp_path / "whole.json", tmp_path / "resumed.json"

@@ -419,8 +419,8 @@ of the sheet, row by row: `session`, `material` (metal, fabric, tile), `label`. 
 session. UTF-8, `\\n` line ends.
 In Python: `pictures, table = finetune_book.data.sets.surface_defects.load("train")`.
 
-Suits: size=48, augment=crop+flip+color
-A mirrored defect, or one under another lamp, keeps its label; 48 pixels a side are all there are.
+Suits: size=48, augment=crop+flip+turn+color, guises=flip+turn
+A mirrored or turned defect, or one under another lamp, keeps its label; 48 pixels a side are all there are.
 
 """
 
