@@ -30,7 +30,7 @@ class Training:
         return dict(accuracy=sum(right) / len(right), rows=self.job["n"])
 
 
-GIVEN = ("tune", "epochs", "lr", "batch_size", "seed")
+GIVEN = ("tune", "epochs", "lr", "batch_size", "seed", "precision", "shortcuts")
 
 
 class Ours(Training):
