@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['own_part', 'Crew', 'parse_options', 'fine_tune']
 
-# %% ../nbs/8_world/86_many.ipynb #n97343bc
+# %% ../nbs/8_world/86_many.ipynb #ne340f97
 import argparse
 import sys
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ import torch
 from fastcore.basics import patch
 
 from .adapt import as_method
-from .checks import InputError, check_whole
+from .checks import InputError, check_real, check_whole
 from .data.tables import read_splits
 from .finetuner import Part, identity_of_run, logits_of
 from .optim import make_schedule
@@ -101,7 +101,8 @@ def open_crew(accelerator, options, texts, labels):
 def step(self: Crew, idx):
     "One optimizer step on the batch `idx` of all processes together."
     mine, weight = own_part(idx, self.rank, self.count, lambda rows: self.task.mass(self.train.targets[rows]))
-    xb, yb = (to_device(part, self.accelerator.device) for part in self.rows.fetch(self.train.rows, self.train.targets, mine))
+    batch = self.rows.fetch(self.train.rows, self.train.targets, mine)
+    xb, yb = (to_device(part, self.accelerator.device) for part in batch)
     loss = weight * self.task.loss(logits_of(self.model(**xb)), yb)
     self.accelerator.backward(loss)
     self.accelerator.clip_grad_norm_(self.model.parameters(), 1.)
@@ -189,7 +190,15 @@ def parse_options(argv=None):
     parser.add_argument("--out", required=True, help="folder for the state and the model; all machines must see it")
     return parser.parse_args(argv)
 
-# %% ../nbs/8_world/86_many.ipynb #n3cae8f6
+# %% ../nbs/8_world/86_many.ipynb #ndbb37ca
+def check_options(options):
+    "InputError for an option that cannot work."
+    for name in ("epochs", "batch_size", "every"): check_whole(name, getattr(options, name), 1)
+    if options.rows is not None: check_whole("rows", options.rows, 1)
+    check_whole("max_length", options.max_length, 3); check_whole("seed", options.seed, 0)
+    check_real("lr", options.lr, 0, ends="(]")
+
+# %% ../nbs/8_world/86_many.ipynb #nf56bed1
 def fine_tune(options, accelerator, after_step=lambda crew: None):
     """Fine-tune together; goes on from the state in `options.out`, if there is one.
 
@@ -203,7 +212,7 @@ def fine_tune(options, accelerator, after_step=lambda crew: None):
     -------
     Crew
     """
-    for name in ("epochs", "batch_size", "every"): check_whole(name, getattr(options, name), 1)
+    check_options(options)
     splits = read_splits(options.data)
     train = splits.get("train", splits.get("all")).iloc[:options.rows]
     make_folder(Path(options.out))

@@ -13,8 +13,8 @@ MEAN = Exercise(
     "86.1", "The mean of means", 2.4,
     {3.: "That is the mean of means: the two rows of the third process count as much as the four of another.",
      9.: "That is their sum. Each mean stands for as many rows as its process has; the batch has ten.",
-     7.2: "The exchange divides by the number of processes, 3, and that is done already in (2): the weights 1.2, 1.2 and "
-          ".6 average to 1.",
+     7.2: "The exchange divides by the number of processes, 3, and (2) undoes just that: the weights 1.2, 1.2 and .6 "
+          "average to 1.",
      24.: "That is the sum over the ten rows. The loss is their mean."},
     ("What do the losses of the first process's rows add up to?", "4 · 1 + 4 · 2 + 2 · 6, for ten rows."),
     "4 · 1 + 4 · 2 + 2 · 6 = 24 for ten rows: 2.4.", tol=.002)
@@ -82,7 +82,8 @@ def draw_parts(rng):
 
 ACCURACY = Exercise(
     "86.3", "The accuracy of all: find the fault", accuracy_of_all, (accuracy_twice, accuracy_counted, accuracy_means),
-    ("Are the parts equally large?", "How often does a row count that is in two parts?", "A dict from the row forgets the second."),
+    ("Are the parts equally large?", "How often does a row count that is in two parts?",
+     "A dict from the row forgets the second."),
     draw=draw_parts, given=accuracy_given,
     edges=(([[(0, 1), (2, 1), (4, 0)], [(1, 1), (3, 1), (0, 1)]],), ([[(0, 1)], [(1, 0), (2, 0), (0, 1)]],)))
 
@@ -90,9 +91,11 @@ ACCURACY = Exercise(
 WHOSE = Exercise(
     "86.4", "Whose is it?", "c",
     {"a": "Then the shares would overlap: with two processes a quarter of the rows is in nobody's, by (3).",
-     "b": "Then the copies would be different models from the start, and an average of their gradients belongs to neither.",
+     "b": "Then the copies would be different models from the start, and an average of their gradients belongs to "
+          "neither.",
      "d": "Then the copies would drift apart at each step, though all of them have the same gradient."},
-    ("Three of them keep the copies equal, or the shares apart.", "Which one is noise that the batch should average out?"),
+    ("Three of them keep the copies equal, or the shares apart.",
+     "Which one is noise that the batch should average out?"),
     "Dropout is noise, averaged over the batch. With the same draws everywhere the average over the processes is no "
     "average. The rest keeps the copies equal and the shares without overlap.",
     options={"a": "the order in which the epoch's rows come", "b": "the first weights of the new head",
@@ -130,11 +133,13 @@ NOTHING = Exercise(
     {"a": "Its gradient would be zero, and that zero is what the exchange waits for.",
      "b": "The exchange is made for all processes that were started; it has no way to know who will not come.",
      "d": "They would, if the first could finish its step. It does not get that far."},
-    ("What does the first process do at the end of `backward`?", "An exchange is over when everybody has given something."),
+    ("What does the first process do at the end of `backward`?",
+     "An exchange is over when everybody has given something."),
     "An exchange needs everybody. So one that has nothing to do computes some row with weight 0 and takes part.",
     options={"a": "nothing: its gradient would have been zero",
              "b": "the mean is taken over one process, so the step is right by luck",
-             "c": "the first one waits in the exchange, for ever or until a time limit; or it gets what belongs to another step",
+             "c": "the first one waits in the exchange, for ever or until a time limit; or it gets what belongs to "
+                  "another step",
              "d": "the copies of the parameters differ by one step from then on"})
 
 # %% ../../nbs/exercises/lesson_86.ipynb #n1123de6
