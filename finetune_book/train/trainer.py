@@ -158,14 +158,14 @@ def check_finite(trainer, name, value):
                            "data; the weights are those of the last good step")
 
 # %% ../../nbs/5_training/51_trainer.ipynb #c061
-def moved(x, device):
+def sent_to(x, device):
     "A tensor on `device`; to a GPU from pinned memory, so that nothing has to wait for the copy."
     if torch.device(device).type != "cuda" or x.device.type != "cpu": return x.to(device)
     return x.pin_memory().to(device, non_blocking=True)
 
 def to_device(x, device):
     "Move a tensor, or each tensor in a dict or list, to `device`."
-    if isinstance(x, torch.Tensor): return moved(x, device)
+    if isinstance(x, torch.Tensor): return sent_to(x, device)
     if hasattr(x, "to"): return x.to(device)
     if isinstance(x, Mapping): return {k: to_device(v, device) for k, v in x.items()}
     if isinstance(x, (list, tuple)): return [to_device(v, device) for v in x]
