@@ -38,10 +38,10 @@ from .tasks.regress import Regress
 from .tasks.task import Task
 from .train.budget import PeakWatch, announce, free_mb
 from .train.callbacks import Checkpoint, EarlyStopping, KeepBest, ProgressBar
-from .train.fast import PRECISIONS, parse_shortcuts
+from .train.fast import PRECISIONS, check_precision, parse_shortcuts
 from .train.forecast import Pass, Room, forecast_reading, forecast_training, solving_s
 from .train.solve import folds, solve_head
-from .train.trainer import Callback, Trainer, enough_epochs, shuffled_batches
+from .train.trainer import Callback, Trainer, enough_epochs, shuffled_batches, to_device
 from .typed_json import readable, savable, typed
 
 # %% ../nbs/library/finetuner.ipynb #n8892ad5
@@ -112,7 +112,8 @@ def check_cache(cache):
 
 def check_surroundings(params):
     "Refuse a device, callbacks, a folder for checkpoints or a cache that cannot work; a dict as of `get_params()`."
-    if "device" in params: pick_device(params["device"])
+    if "device" in params: device = pick_device(params["device"])
+    if {"device", "precision"} <= params.keys(): check_precision(params["precision"], device)
     if "callbacks" in params: check_callbacks(params["callbacks"])
     if "checkpoint_dir" in params: check_state_folder(params["checkpoint_dir"])
     if "cache" in params: check_cache(params["cache"])
@@ -148,7 +149,7 @@ def forward_all(model, batches, collate, n, *, device="cpu", fn=None, bar=None):
     modes, out = {m: m.training for m in model.modules()}, None
     model.eval()
     for idx in with_bar(batches, bar):
-        part = fn(model, {k: v.to(device) for k, v in collate(idx).items()}).float().cpu()
+        part = fn(model, to_device(collate(idx), device)).float().cpu()
         if out is None: out = torch.empty(n, part.shape[1])
         out[torch.as_tensor(idx)] = part
     for m, mode in modes.items(): m.training = mode
@@ -198,7 +199,7 @@ class Job:
     pace: Pace
 
     def inputs(self, part, idx):
-        return {k: v.to(self.device) for k, v in self.rows.collate(part.rows, idx).items()}
+        return to_device(self.rows.collate(part.rows, idx), self.device)
 
     def pass_over(self, part):
         "A part as a forecast sees it."
@@ -226,6 +227,11 @@ def room(self: Job):
     if not self.method.fixed_body: ways.append("tune='head'")
     if asked is None: return Room(free_mb(self.device), "machine", None, tuple(ways))
     return Room(asked, "memory_mb", asked, tuple(ways))
+
+@patch(as_prop=True)
+def scaled(self: Job):
+    "Whether the loss has to be scaled: float16 goes all the way back. A head alone trains in float32."
+    return not self.method.fixed_body and self.rows.precision_on(self.device) == "float16"
 
 @patch
 def shortcuts(self: Job):
@@ -389,7 +395,8 @@ def make_trainer(job, way):
     trainer = Trainer(way.module, torch.optim.AdamW(groups, lr=job.pace.lr, fused=True),
                       meter.seeing(lambda out, y: loss(logits_of(out), y)), schedule,
                       callbacks=[*callbacks_for(job), meter], seed=est.seed, clip_norm=est.clip_norm,
-                      mass=job.task.mass, identity=identity_of_run(est.plain_params(), job.train), device=job.device)
+                      mass=job.task.mass, identity=identity_of_run(est.plain_params(), job.train), scaled=job.scaled,
+                      device=job.device)
     return trainer, meter
 
 def begun(folder):

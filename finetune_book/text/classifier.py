@@ -65,7 +65,7 @@ class TextClassifier(Classifying, TextTuner):
     checkpoint_dir : path or None; training keeps its state there every `checkpoint_every` steps, and resumes from it
     memory_mb : float or None, what training may take beyond what is held already, in MB; None for what is free. A batch
         that needs more goes in pieces whose gradients are added up: the same update, but for other draws of dropout
-    precision : "float32"; "bfloat16" (products of three digits); "auto": bfloat16 where this machine is faster with it
+    precision : "float32"; "bfloat16" (three digits); "auto": the faster of them here; on a GPU also "float16", "tf32"
     shortcuts : "all", "none", or words of `finetune_book.train.fast.SHORTCUTS` joined by "+", that make training faster
     callbacks : sequence of `finetune_book.train.trainer.Callback`
     verbose : 0 is silent, 1 prints the budget and shows progress bars; cache : None or a `compress.cache.FeatureCache`

@@ -222,8 +222,32 @@ def product_gain(rounds=5):
     for pair in pairs: spent(*pair)                                  # the first time prepares the kernel
     return median(spent(*pairs[0]) / spent(*pairs[1]) for _ in range(rounds))
 
+# %% ../../nbs/5_training/57_fast.ipynb #naae3e15
+OF_CUDA = ("float16", "tf32")
+
+def check_precision(precision, device):
+    "InputError for a word that is no precision, or none that a training on the device can have."
+    check_choice("precision", precision, PRECISIONS)
+    if precision in OF_CUDA and torch.device(device).type != "cuda":
+        raise InputError(f"precision={precision!r}: only on an NVIDIA GPU, and device is {str(device)!r}; "
+                         "use 'float32', 'bfloat16' or 'auto'")
+
+def to_read(precision, device):
+    "The precision in which a model reads that was trained in this one: its own where the device knows it."
+    return "float32" if precision in OF_CUDA and torch.device(device).type != "cuda" else precision
+
+@contextmanager
+def products_in_tf32():
+    "While it holds, a GPU rounds the factors of its float32 products, convolutions among them, to three digits."
+    matmul = torch.backends.cuda.matmul
+    before, allowed = matmul.fp32_precision, matmul.allow_tf32
+    with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=True):
+        matmul.allow_tf32 = True
+        try: yield
+        finally: matmul.allow_tf32, matmul.fp32_precision = allowed, before
+
 # %% ../../nbs/5_training/57_fast.ipynb #nec75b1a
-PRECISIONS = ("auto", "float32", "bfloat16")
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "tf32")
 
 def pick_dtype(precision, device):
     """The dtype for autocast on a device, None for float32 throughout.
@@ -231,15 +255,15 @@ def pick_dtype(precision, device):
     Parameters
     ----------
     precision : "float32"; "bfloat16"; or "auto", bfloat16 where the device knows it and, on a CPU, a tried product
-        takes at most three quarters of float32's time
+        takes at most three quarters of float32's time; on a GPU of NVIDIA also "float16", and "tf32", which is float32
 
     Raises
     ------
-    InputError for another word.
+    InputError for another word, or one that the device does not know.
     """
-    check_choice("precision", precision, PRECISIONS)
-    if precision == "float32": return None
-    if precision == "bfloat16": return torch.bfloat16
+    check_precision(precision, device)
+    if precision in ("float32", "tf32"): return None
+    if precision in ("bfloat16", "float16"): return getattr(torch, precision)
     if not knows_bfloat16(device): return None
     return torch.bfloat16 if torch.device(device).type == "cuda" or product_gain() >= 4 / 3 else None
 
@@ -279,11 +303,15 @@ class Road:
 
     def precision_on(self, device):
         "The precision used on a device, as a word."
-        return "float32" if pick_dtype(self.precision, device) is None else "bfloat16"
+        word = to_read(self.precision, device)
+        chosen = "float32" if pick_dtype(word, device) is None else "bfloat16"
+        return chosen if word == "auto" else word
 
     def lower(self, device):
         "Context of autocast for a device, or one that does nothing."
-        dtype = pick_dtype(self.precision, device)
+        word = to_read(self.precision, device)
+        dtype = pick_dtype(word, device)
+        if word == "tf32": return products_in_tf32()
         # autocast's cache would keep the weights of the first step for the whole training
         return torch.autocast(torch.device(device).type, dtype, cache_enabled=False) if dtype else nullcontext()
 

@@ -158,12 +158,19 @@ def check_finite(trainer, name, value):
                            "data; the weights are those of the last good step")
 
 # %% ../../nbs/5_training/51_trainer.ipynb #c061
+def sent_to(x, device):
+    "A tensor on `device`; to a GPU from pinned memory, so that nothing has to wait for the copy."
+    if torch.device(device).type != "cuda" or x.device.type != "cpu": return x.to(device)
+    return x.pin_memory().to(device, non_blocking=True)
+
 def to_device(x, device):
     "Move a tensor, or each tensor in a dict or list, to `device`."
+    if isinstance(x, torch.Tensor): return sent_to(x, device)
     if hasattr(x, "to"): return x.to(device)
     if isinstance(x, Mapping): return {k: to_device(v, device) for k, v in x.items()}
     if isinstance(x, (list, tuple)): return [to_device(v, device) for v in x]
     return x
+
 
 # %% ../../nbs/5_training/51_trainer.ipynb #new621
 def rows_of(x, part, n):
@@ -194,7 +201,7 @@ def learn(trainer, xb, yb, weight):
     if loss.ndim:
         raise InputError(f"loss_fn gave shape {tuple(loss.shape)}: it must give one number, for instance a mean")
     check_finite(trainer, "loss", loss)
-    (weight * loss).backward()
+    trainer.scaler.scale(weight * loss).backward()
     return loss.item()
 
 def gradient(trainer, xb, yb, n, weight):
@@ -204,12 +211,20 @@ def gradient(trainer, xb, yb, n, weight):
     shares = [float(trainer.mass(y)) / float(trainer.mass(yb)) for _, y in parts]
     return sum(share * learn(trainer, x, y, weight * share) for (x, y), share in zip(parts, shares))
 
+def overflowed(trainer):
+    "Whether the scale of float16, not the training, has made the gradient infinite: halved, it will do."
+    return trainer.scaler.get_scale() > 1 and not torch.isfinite(trainer.grad_norm_)
+
 def update(trainer):
     "Clip, step, clear, count."
+    trainer.scaler.unscale_(trainer.optimizer)
     trainer.grad_norm_ = clip_grad_norm_(trainer.parameters(), trainer.clip_norm or float("inf"))
-    check_finite(trainer, "gradient norm", trainer.grad_norm_)
-    trainer.optimizer.step(); trainer.model.zero_grad()
+    if not overflowed(trainer):
+        check_finite(trainer, "gradient norm", trainer.grad_norm_)
+        trainer.scaler.step(trainer.optimizer)
+    trainer.scaler.update(); trainer.model.zero_grad()
     trainer.step += 1
+
 
 # %% ../../nbs/5_training/51_trainer.ipynb #c067
 def identity_of(trainer, plan):
@@ -259,7 +274,8 @@ def state_of(trainer):
         model=saved, buffers={name: b for name, b in trainer.model.named_buffers() if name not in saved},
         optimizer=trainer.optimizer.state_dict(),
         grads=[p.grad for p in trainer.parameters()], history_=trainer.history_,
-        callbacks={k: s for k, s in callbacks.items() if s}, identity_=trainer.identity_)
+        callbacks={k: s for k, s in callbacks.items() if s}, identity_=trainer.identity_) | (
+            {"scaler": trainer.scaler.state_dict()} if trainer.scaled else {})
 
 def put_back(trainer, state):
     "Continue from `state`; refuses the state of another run."
@@ -274,6 +290,7 @@ def put_back(trainer, state):
     for name, kept in state["callbacks"].items(): callbacks[name].load_state_dict(kept)   # first: they may refuse
     for name, b in trainer.model.named_buffers(): b.copy_(state["buffers"].get(name, b))
     trainer.model.load_state_dict(state["model"]); trainer.optimizer.load_state_dict(state["optimizer"])
+    if trainer.scaled: trainer.scaler.load_state_dict(state["scaler"])
     for p, grad in zip(trainer.parameters(), state["grads"]): p.grad = None if grad is None else grad.to(p.device)
     for name in [*COUNTERS, "history_"]: setattr(trainer, name, state[name])
 
@@ -383,6 +400,7 @@ DOC = """The training loop: batches, validation, callbacks, and a state that res
     micro_batch : int >= 1 or None, rows at once; a larger batch goes in pieces, for the same update
     mass : callable, targets -> number; how much they weigh in `loss_fn`'s mean
     identity : dict, what decides the run and the trainer cannot see; a state with another identity is refused
+    scaled : bool, whether the loss is scaled on its way back, as float16 needs it
     device : str or torch.device
 
     Attributes
@@ -398,19 +416,20 @@ class Trainer:
     __doc__ = DOC
 
     def __init__(self, model, optimizer, loss_fn, schedule=None, *, callbacks=(), seed=0, clip_norm=None, accumulate=1,
-                 micro_batch=None, mass=len, identity=None, device="cpu"):
+                 micro_batch=None, mass=len, identity=None, scaled=False, device="cpu"):
         check_training(model, optimizer, seed, clip_norm, accumulate, micro_batch)
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
         self.schedule, self.rates = schedule or (lambda step: 1.), base_rates(optimizer)
         self.callbacks = sorted(callbacks, key=lambda callback: callback.order)
         self.seed, self.clip_norm, self.accumulate = seed, clip_norm, accumulate
         self.micro_batch, self.mass, self.identity = micro_batch, mass, dict(identity or {})
-        self.device = torch.device(device)
+        self.scaled, self.device = scaled, torch.device(device)
         self.restart()
 
     def restart(self):
         for name, value in COUNTERS.items(): setattr(self, name, value)
         self.history_, self.identity_, self.settled = [], {}, False
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.scaled)
 
     def parameters(self): return [p for group in self.optimizer.param_groups for p in group["params"]]
     def state_dict(self): return state_of(self)

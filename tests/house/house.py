@@ -25,7 +25,7 @@ tasks
 adapt saving cards
 finetuner
 text vision
-explain compress serve
+explain compress serve many
 report
 commands
 cli

@@ -372,6 +372,90 @@ def test_another_precision_is_refused(precision):
     with pytest.raises(InputError, match="precision"): pick_dtype(precision, "cpu")
 
 
+@pytest.mark.parametrize("precision", ["float16", "tf32"])
+@pytest.mark.parametrize("device", ["cpu", "mps", torch.device("cpu")])
+def test_what_only_a_gpu_has_is_refused_elsewhere_in_one_line(precision, device):
+    with pytest.raises(InputError, match=f"^precision='{precision}': only on an NVIDIA GPU, and device is '{device}'; use 'float32'.*$"):
+        pick_dtype(precision, device)
+
+
+def test_on_a_gpu_they_are_words_like_others():
+    for device in ("cuda", "cuda:1"):
+        assert pick_dtype("float16", device) is torch.float16 and pick_dtype("tf32", device) is None
+        assert [Road(word).precision_on(device) for word in ("float16", "tf32", "float32")] == ["float16", "tf32", "float32"]
+
+
+@pytest.mark.parametrize("precision", ["float16", "tf32"])
+def test_an_estimator_refuses_it_before_anything_slow(tiny_base, precision):
+    from finetune_book import ImageClassifier
+    for est, X in ((TextClassifier(tiny_base, precision=precision, device="cpu"), TEXTS), (ImageClassifier(precision=precision, device="cpu"), [])):
+        with pytest.raises(InputError, match="only on an NVIDIA GPU"): est.fit(X, LABELS)
+
+
+@pytest.mark.parametrize("precision", ["float16", "tf32"])
+def test_a_model_that_a_gpu_trained_answers_on_a_cpu(small, tmp_path, precision):
+    clf = TextClassifier(**small).fit(TEXTS, LABELS)
+    said = clf.predict_proba(TEXTS)
+    clf.precision = clf.precision_ = clf.rows_.road.precision = precision              # as if it had come from there
+    clf.save(tmp_path / "m")
+    there = TextClassifier.load(tmp_path / "m", device="cpu")
+    assert there.precision == precision and np.array_equal(there.predict_proba(TEXTS), said)
+    assert Road(precision).precision_on("cpu") == "float32"
+    with Road(precision).lower("cpu"): assert not torch.is_autocast_enabled("cpu")
+
+
+def switches():
+    back = torch.backends
+    return (back.cuda.matmul.fp32_precision, back.cuda.matmul.allow_tf32, back.cudnn.conv.fp32_precision, back.cudnn.rnn.fp32_precision,
+            back.cudnn.allow_tf32, back.cudnn.deterministic, torch.get_float32_matmul_precision())
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt])
+def test_tf32_holds_for_products_and_convolutions_and_is_put_back(error):
+    from finetune_book.rows import repeatable
+    before = switches()
+    try:
+        with repeatable("cuda"), Road("tf32").lower("cuda"):
+            inside = switches()
+            with repeatable("cuda"): assert torch.backends.cudnn.allow_tf32 is False               # it can be nested
+            if error: raise error
+    except KeyboardInterrupt: assert error
+    assert switches() == before and inside == ("tf32", True, "tf32", "tf32", True, True, "high")
+
+
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+
+
+@CUDA
+@pytest.mark.parametrize("precision", ["float32", "tf32", "bfloat16", "float16"])
+def test_on_a_gpu_each_precision_learns_and_repeats_itself(small, precision):
+    def fit(): return TextClassifier(**small | dict(device="cuda", epochs=8), precision=precision, shortcuts="none").fit(TEXTS, LABELS)
+    one, two = fit(), fit()
+    assert one.precision_ == precision and one.history_ == two.history_
+    assert weights_hash(one.model_.state_dict()) == weights_hash(two.model_.state_dict())
+    assert one.history_[-1]["train_loss"] < one.history_[0]["train_loss"]
+
+
+@CUDA
+def test_on_a_gpu_the_precisions_differ_by_roundings(small):
+    def losses(precision):
+        clf = TextClassifier(**small | dict(device="cuda", epochs=1), precision=precision, shortcuts="none").fit(TEXTS, LABELS)
+        return np.array([row["train_loss"] for row in clf.history_])
+    full = losses("float32")
+    assert all(np.abs(losses(p) - full).max() < .05 for p in ("tf32", "bfloat16", "float16"))
+
+
+@CUDA
+def test_on_a_gpu_tf32_rounds_a_product():
+    a = torch.randn(512, 512, device="cuda", generator=torch.Generator("cuda").manual_seed(0))
+    exact = a.double() @ a.double()
+    def gap():
+        with Road("tf32").lower("cuda"): rounded = (a @ a - exact).abs().max()
+        return rounded, (a @ a - exact).abs().max()
+    rounded, full = gap()
+    assert full < 1e-3 and (rounded > 5 * full or torch.cuda.get_device_capability() < (8, 0))
+
+
 @pytest.mark.parametrize("knows, gain, found", [(False, 9., None), (True, 1.2, None), (True, 1.4, torch.bfloat16)])
 def test_auto_asks_and_tries(monkeypatch, knows, gain, found):
     monkeypatch.setattr(fast, "knows_bfloat16", lambda device: knows)

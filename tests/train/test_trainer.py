@@ -190,6 +190,94 @@ def test_dict_inputs_are_keywords_and_targets_may_be_a_dict():
     assert trainer.step == 7
 
 
+# --- float16 and a GPU's memory --------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("optimizer", [torch.optim.AdamW, BookAdamW, lambda p, lr: torch.optim.AdamW(p, lr=lr, fused=True)])
+def test_a_scaled_loss_is_the_same_training(optimizer):
+    "The scale is a power of two: nothing is rounded otherwise."
+    options = dict(optimizer=optimizer, accumulate=2, clip_norm=.5)
+    assert torch.equal(bits(fit(make(scaled=True, **options))), bits(fit(make(**options))))
+
+
+class Small(torch.autograd.Function):
+    "Lets gradients through as float16 would hold them: none beyond 65,504."
+    @staticmethod
+    def forward(ctx, x): return x.clone()
+    @staticmethod
+    def backward(ctx, grad): return grad.half().to(grad.dtype)
+
+
+def overflowing(out, y): return Small.apply(F.cross_entropy(out, y) * torch.ones(1)).sum() * 4
+
+
+def test_a_step_whose_scale_was_too_large_is_left_out():
+    "A scale of 65,536 times 4 is infinite in float16, half of it and a quarter, too; then it fits."
+    seen = []
+    def look(trainer): seen.append((trainer.scaler.get_scale(), bits(trainer).clone(), len(trainer.optimizer.state)))
+    trainer = fit(make(nn.Linear(5, 2), loss_fn=overflowing, scaled=True, callbacks=[Do("on_batch_end", look)]), epochs=1)
+    scales, weights, states = zip(*seen)
+    assert scales[:5] == (2.**15, 2.**14, 2.**13, 2.**13, 2.**13) and trainer.step == 7
+    assert torch.equal(weights[0], weights[1]) and torch.equal(weights[1], weights[2]) and states[:3] == (0, 0, 0)
+    assert not torch.equal(weights[2], weights[3]) and all(torch.isfinite(w).all() for w in weights)
+
+
+def test_what_no_scale_can_mend_is_the_trainings_fault():
+    class Broken(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x): return x.clone()
+        @staticmethod
+        def backward(ctx, grad): return grad * float("inf")
+    trainer = make(nn.Linear(5, 2), loss_fn=lambda out, y: Broken.apply(F.cross_entropy(out, y)), scaled=True)
+    before = bits(trainer).clone()
+    with pytest.raises(TrainingDiverged, match="gradient norm is nan|gradient norm is inf"): fit(trainer, epochs=9)
+    assert trainer.step == 16 and torch.equal(bits(trainer), before)
+
+
+def test_the_scale_survives_a_kill_and_a_new_fit_begins_anew():
+    states = []
+    keep = Do("on_batch_end", lambda trainer: states.append(copy.deepcopy(trainer.state_dict())))
+    def new(**more): return make(nn.Linear(5, 2), loss_fn=overflowing, scaled=True, accumulate=2, **more)
+    torch.manual_seed(0)
+    uncut = new(callbacks=[keep])
+    fit(uncut)
+    for cut in (2, 5, 9):
+        torch.manual_seed(0)
+        resumed = fit(new(), resume=states[cut])
+        assert torch.equal(bits(resumed), bits(uncut)) and resumed.scaler.state_dict() == uncut.scaler.state_dict()
+    assert states[2]["scaler"]["scale"] == 2.**15 and "scaler" not in fit(make()).state_dict()
+    uncut.restart()
+    assert uncut.scaler.get_scale() == 2.**16
+
+
+class Travelling(torch.Tensor):
+    "A tensor that writes down how it is moved."
+    @staticmethod
+    def __new__(cls, data, seen): return torch.Tensor._make_subclass(cls, data)
+    def __init__(self, data, seen): self.seen = seen
+    def pin_memory(self): return self.seen.append("pinned") or self
+    def to(self, device, **how): return self.seen.append((str(device), how)) or self
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", torch.device("cuda", 0)])
+def test_to_a_gpu_tensors_go_by_pinned_memory_and_nobody_waits(device):
+    seen = []
+    module.to_device({"ids": [Travelling(torch.ones(2), seen)]}, device)
+    assert seen == ["pinned", (str(device), {"non_blocking": True})]
+
+
+def test_elsewhere_they_are_moved_as_they_are():
+    seen = []
+    module.to_device((Travelling(torch.ones(2), seen),), torch.device("cpu"))
+    assert seen == [("cpu", {})]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_tensors_arrive_whole_and_stay_where_they_are():
+    x = torch.arange(100_000.)
+    there = module.to_device([x, x], "cuda")
+    assert all(torch.equal(t.cpu(), x) for t in there) and module.to_device(there[0], "cuda") is there[0]
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_resumes_to_the_same_bits_and_leaves_its_random_state_alone():
     torch.backends.cudnn.deterministic = True
