@@ -66,7 +66,8 @@ class TextClassifier(Classifying, TextTuner):
     memory_mb : float or None, what training may take beyond what is held already, in MB; None for what is free. A batch
         that needs more goes in pieces whose gradients are added up: the same update, but for other draws of dropout
     precision : "float32"; "bfloat16" (products of three digits); "auto": bfloat16 where this machine is faster with it
-    shortcuts : "all", "none", or words of `finetune_book.train.fast.SHORTCUTS` joined by "+", that make training faster
+    shortcuts : "all", "none", or words of `finetune_book.train.fast.SHORTCUTS` joined by "+", that make training faster;
+        batches are of texts of like length, and with "packing" (not in "all") drawn by chance and computed unfilled
     callbacks : sequence of `finetune_book.train.trainer.Callback`
     verbose : 0 is silent, 1 prints the budget and shows progress bars; cache : None or a `compress.cache.FeatureCache`
 

@@ -20,6 +20,7 @@ from ..tasks.pretrained import quiet
 from .bases import load_text_base, longest_input, read_text_model
 from .tokens import check_texts, length_buckets, pad_batch, token_report
 from ..train.fast import Road
+from ..train.pack import packs
 
 # %% ../../nbs/library/text_rows.ipynb #ne72da20
 def encode(model, tokenizer, texts, max_length):
@@ -68,6 +69,9 @@ class TextRows(Rows):
     ----------
     max_length : int, tokens; longer texts are cut; precision, shortcuts : as `finetune_book.train.fast.Road` takes them
 
+    Training batches are buckets of texts of like length, which changes which texts share a step. With "packing" among
+    the shortcuts they are drawn by chance, and their filling is not computed (`finetune_book.train.pack.packed`).
+
     Attributes
     ----------
     tokenizer : transformers tokenizer of the base; report : dict of `token_report` over the training texts
@@ -89,7 +93,8 @@ class TextRows(Rows):
 
     def prepare(self, X): return encode(self.model, self.tokenizer, X, self.max_length)
     def batches(self, rows, size, seed):
-        return lambda epoch: length_buckets([len(r) for r in rows], size, seed, epoch)
+        lengths, pool = [len(r) for r in rows], 1 if packs(self.road) else 50
+        return lambda epoch: length_buckets(lengths, size, seed, epoch, pool=pool)
     def reading_batches(self, rows, size): return length_buckets([len(r) for r in rows], size, shuffle=False)
 
     def collate(self, rows, idx):
