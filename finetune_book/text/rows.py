@@ -61,16 +61,18 @@ def warn_if_unread(tokenizer, texts, max_length):
 # With 32 texts moving everything gained .015 in the mean of six draws, not clearly, and took ten times as long.
 FEW_TEXTS = 48
 
+def pool_of(road):
+    "How many batches are sorted by length together: which texts share a step is chance alone where they are packed."
+    return 1 if packs(road) else 50
+
+
 # %% ../../nbs/library/text_rows.ipynb #n585d6b8
 class TextRows(Rows):
-    """Texts.
+    """Texts; those of a training batch are of like length, or, with "packing" among the shortcuts, drawn by chance.
 
     Parameters
     ----------
     max_length : int, tokens; longer texts are cut; precision, shortcuts : as `finetune_book.train.fast.Road` takes them
-
-    Training batches are buckets of texts of like length, which changes which texts share a step. With "packing" among
-    the shortcuts they are drawn by chance, and their filling is not computed (`finetune_book.train.pack.packed`).
 
     Attributes
     ----------
@@ -93,8 +95,7 @@ class TextRows(Rows):
 
     def prepare(self, X): return encode(self.model, self.tokenizer, X, self.max_length)
     def batches(self, rows, size, seed):
-        lengths, pool = [len(r) for r in rows], 1 if packs(self.road) else 50
-        return lambda epoch: length_buckets(lengths, size, seed, epoch, pool=pool)
+        return lambda epoch: length_buckets([len(r) for r in rows], size, seed, epoch, pool=pool_of(self.road))
     def reading_batches(self, rows, size): return length_buckets([len(r) for r in rows], size, shuffle=False)
 
     def collate(self, rows, idx):

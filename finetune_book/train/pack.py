@@ -152,7 +152,7 @@ def tried(model, ids):
     pad = getattr(model.config, "pad_token_id", None) or 0
     tokens = [i for i in sorted(ids)[:12] if i != pad] or [pad + 1]
     batch = torch.full((3, 7), pad)
-    for row, n in enumerate((7, 2, 4)): batch[row, :n] = torch.tensor([tokens[(row + i) % len(tokens)] for i in range(n)])
+    for row, n in enumerate((7, 2, 4)): batch[row, :n] = torch.tensor(tokens * 7)[row:row + n]
     mask = torch.arange(7) < torch.tensor([7, 2, 4])[:, None]
     with asleep(model) as device:
         def speak(): return model.base_model(input_ids=batch.to(device), attention_mask=mask.long().to(device))[0]
