@@ -236,7 +236,7 @@ def parse_shortcuts(spec):
     """
     if spec in ("all", "none"): return ALL if spec == "all" else ()
     words = spec.split("+") if isinstance(spec, str) else [spec]
-    unknown = [word for word in words if word not in SHORTCUTS]
+    unknown = [word for word in words if word not in tuple(SHORTCUTS)]
     if unknown:
         raise InputError(f"shortcuts={spec!r}: {unknown[0]!r} is none of {listed(SHORTCUTS)}; "
                          "join them with '+', or say 'all' or 'none'")
