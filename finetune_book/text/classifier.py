@@ -66,7 +66,8 @@ class TextClassifier(Classifying, TextTuner):
     memory_mb : float or None, what training may take beyond what is held already, in MB; None for what is free. A batch
         that needs more goes in pieces whose gradients are added up: the same update, but for other draws of dropout
     precision : "float32"; "bfloat16" (three digits); "auto": the faster of them here; on a GPU also "float16", "tf32"
-    shortcuts : "all", "none", or words of `finetune_book.train.fast.SHORTCUTS` joined by "+", that make training faster
+    shortcuts : "all", "none", or words of `finetune_book.train.fast.SHORTCUTS` joined by "+", to make training faster;
+        batches hold texts of like length, but with "packing" (not in "all") chance decides which texts share a step
     callbacks : sequence of `finetune_book.train.trainer.Callback`
     verbose : 0 is silent, 1 prints the budget and shows progress bars; cache : None or a `compress.cache.FeatureCache`
 
@@ -79,8 +80,7 @@ class TextClassifier(Classifying, TextTuner):
     history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
     tune_, lr_, epochs_, precision_ : what was used, given or decided here; lr_ is None for a head that took no steps
     model_, tokenizer_ : the Hugging Face model and tokenizer; token_report_ : dict of `token_report`
-    n_train_, n_trainable_, n_parameters_ : int; budget_ : `finetune_book.train.budget.Budget`, predicted and measured
-        memory and time
+    n_train_, n_trainable_, n_parameters_ : int; budget_ : `train.budget.Budget`, memory and time to expect and measured
 
     Source: Devlin et al. (2019) for BERT; Howard and Ruder (2018) for gradual unfreezing and layer-wise rates.
     """

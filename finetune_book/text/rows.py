@@ -20,6 +20,7 @@ from ..tasks.pretrained import quiet
 from .bases import load_text_base, longest_input, read_text_model
 from .tokens import check_texts, length_buckets, pad_batch, token_report
 from ..train.fast import Road
+from ..train.pack import packs
 
 # %% ../../nbs/library/text_rows.ipynb #ne72da20
 def encode(model, tokenizer, texts, max_length):
@@ -60,9 +61,14 @@ def warn_if_unread(tokenizer, texts, max_length):
 # With 32 texts moving everything gained .015 in the mean of six draws, not clearly, and took ten times as long.
 FEW_TEXTS = 48
 
+def pool_of(road):
+    "How many batches are sorted by length together: which texts share a step is chance alone where they are packed."
+    return 1 if packs(road) else 50
+
+
 # %% ../../nbs/library/text_rows.ipynb #n585d6b8
 class TextRows(Rows):
-    """Texts.
+    """Texts; those of a training batch are of like length, or, with "packing" among the shortcuts, drawn by chance.
 
     Parameters
     ----------
@@ -89,7 +95,7 @@ class TextRows(Rows):
 
     def prepare(self, X): return encode(self.model, self.tokenizer, X, self.max_length)
     def batches(self, rows, size, seed):
-        return lambda epoch: length_buckets([len(r) for r in rows], size, seed, epoch)
+        return lambda epoch: length_buckets([len(r) for r in rows], size, seed, epoch, pool=pool_of(self.road))
     def reading_batches(self, rows, size): return length_buckets([len(r) for r in rows], size, shuffle=False)
 
     def collate(self, rows, idx):

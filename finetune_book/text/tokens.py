@@ -225,6 +225,9 @@ def _pooled_order(lengths, rows, rng):
 def length_buckets(lengths, batch_size, seed=0, epoch=0, shuffle=True, pool=50):
     """Batches of rows of similar length, every row exactly once.
 
+    That changes which rows share a batch: rows of like length meet more often than chance would have it, and where the
+    length says something of the class batches are one-sided. `pool=1` leaves it to chance.
+
     Parameters
     ----------
     lengths : (n,) int, pieces in each row

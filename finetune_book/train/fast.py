@@ -268,22 +268,27 @@ def pick_dtype(precision, device):
     return torch.bfloat16 if torch.device(device).type == "cuda" or product_gain() >= 4 / 3 else None
 
 # %% ../../nbs/5_training/57_fast.ipynb #n35256aa
-SHORTCUTS = ("dropout", "attention", "table")
+SHORTCUTS = {"dropout": lambda model, ids: dropouts_fast(model), "attention": lambda model, ids: attention_plain(model),
+             "table": table_short}
 
+# %% ../../nbs/5_training/57_fast.ipynb #nf14ce3f
+ALL = tuple(SHORTCUTS)              # what enters the list later has to be asked for by its name
+
+# %% ../../nbs/5_training/57_fast.ipynb #nb7ea5cf
 def parse_shortcuts(spec):
     """The shortcuts that a few words name, as a tuple.
 
     Parameters
     ----------
-    spec : "all", "none", or names of SHORTCUTS joined by "+"
+    spec : "all" (those of this module), "none", or names of SHORTCUTS joined by "+"
 
     Raises
     ------
     InputError naming the word it does not know.
     """
-    if spec in ("all", "none"): return SHORTCUTS if spec == "all" else ()
+    if spec in ("all", "none"): return ALL if spec == "all" else ()
     words = spec.split("+") if isinstance(spec, str) else [spec]
-    unknown = [word for word in words if word not in SHORTCUTS]
+    unknown = [word for word in words if word not in tuple(SHORTCUTS)]
     if unknown:
         raise InputError(f"shortcuts={spec!r}: {unknown[0]!r} is none of {listed(SHORTCUTS)}; "
                          "join them with '+', or say 'all' or 'none'")
@@ -320,7 +325,6 @@ class Road:
         "While it holds, the model trains by the shortcuts; `ids` is the set of tokens that it will read."
         words = parse_shortcuts(self.shortcuts)
         with ExitStack() as all_of:
-            if "dropout" in words: all_of.enter_context(dropouts_fast(model))
-            if "attention" in words: all_of.enter_context(attention_plain(model))
-            if "table" in words: all_of.enter_context(table_short(model, ids))
+            for word, shortcut in SHORTCUTS.items():
+                if word in words: all_of.enter_context(shortcut(model, ids))
             yield

@@ -37,8 +37,11 @@ class Pass:
     def __len__(self): return len(self.costs)
     def work(self): return work_of(self.costs, self.batches(self.rows_at_once))
     def probe(self):
-        "Three row numbers: the longest row first, then the shortest twice, so that there is padding."
-        return np.argsort(-self.costs, kind="stable")[[0, -1, -1]]
+        """Three row numbers: the longest row, the shortest, so that there is padding, and the longest again.
+
+        So the third row costs as much as a row may, also where padding is not computed.
+        """
+        return np.argsort(-self.costs, kind="stable")[[0, -1, 0]]
 
 def work_of(costs, plan):
     "Work in batches of rows, each padded to its longest: rows times the largest cost."
