@@ -58,6 +58,17 @@ def cache_folder():
     "Folder for what can be computed again (it may not be there yet); None if it cannot be written."
     return _own_folder(user_cache_path)
 
+# %% ../nbs/library/places.ipynb #n9d8565b
+def replace_text(path, text):
+    "Write a file whole or not at all."
+    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as f: f.write(text)
+        os.replace(part, path)
+    except BaseException:
+        os.unlink(part)
+        raise
+
 # %% ../nbs/library/places.ipynb #n1c3de78
 @contextmanager
 def home_folder():

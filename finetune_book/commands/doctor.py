@@ -92,6 +92,16 @@ def check_memory(need_mb=1500):
     raise Ailment(f"{free} MB of memory are free, {need_mb} are needed; "
                   "fix: close other programs, or lower batch_size and max_length")
 
+# %% ../../nbs/library/commands_doctor.ipynb #n408d38f
+def check_precision():
+    import torch
+    from finetune_book.train.fast import auto_told, knows_bfloat16, machine_gain
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    told = auto_told(device)
+    if device == "cpu" and knows_bfloat16(device) and not machine_gain().place:
+        raise Ailment(f"{told}; fix: set XDG_CACHE_HOME to a folder you may write to, or give precision='float32'")
+    return told
+
 # %% ../../nbs/library/commands_doctor.ipynb #c086
 def check_disk(need_mb=500):
     import shutil
@@ -150,11 +160,11 @@ def check_page():
         raise Ailment(f"MathJax is missing, formulas would stay raw; {mend}") from None
 
 # %% ../../nbs/library/commands_doctor.ipynb #c095
-CHECKS = (check_python, check_packages, check_torch, check_home, check_kernel, check_memory, check_disk, check_carried,
-          check_cache, check_hub, check_page)
+CHECKS = (check_python, check_packages, check_torch, check_precision, check_home, check_kernel, check_memory,
+          check_disk, check_carried, check_cache, check_hub, check_page)
 
 def doctor():
-    """Check this machine: Python, packages, torch, kernel, memory, disk, cache, network; says the fix for what fails.
+    """Check Python, packages, torch, precision, kernel, memory, disk, cache, network; say how to mend a fault.
 
     \b
     finetune-book doctor

@@ -50,10 +50,14 @@ Epochs = Annotated[int | None, typer.Option(help="Passes over the data; "
 Rate = Annotated[float | None, typer.Option(help=RATE_HELP)]
 BatchSize = Annotated[int | None, typer.Option(help="Examples a step; 16 texts or 32 pictures if not given.")]
 Validation = Annotated[float, typer.Option(help="Share of rows held back to watch the training.")]
+Precision = Annotated[str | None, typer.Option(help="float32 if not given; bfloat16: products of three digits; auto: "
+                                                    "what doctor says is faster here; a GPU's: float16, tf32.")]
 Seed = Annotated[int, typer.Option(help="Every random choice follows from it.")]
 
 # %% ../../nbs/library/commands_train.ipynb #n6773bdd
 MaxLength = Annotated[int | None, typer.Option(help="Texts: tokens; longer ones are cut at 128 if not given.")]
+Shortcuts = Annotated[str | None, typer.Option(help="Texts: what makes training faster: all, none, or dropout, "
+                                                    "attention, table, packing by +; table if not given.")]
 Size = Annotated[int | None, typer.Option(help="Pictures: pixels a side; the base's own if not given.")]
 Augment = Annotated[str | None, typer.Option(help="Pictures: none, or crop, flip, turn, color, mixup, cutmix by +; "
                                                   "crop if not given.")]
@@ -83,7 +87,9 @@ def train(
     epochs: Epochs = None,
     lr: Rate = None,
     batch_size: BatchSize = None,
+    precision: Precision = None,
     max_length: MaxLength = None,
+    shortcuts: Shortcuts = None,
     size: Size = None,
     augment: Augment = None,
     guises: Guises = None,
@@ -97,8 +103,7 @@ def train(
 
     \b
     finetune-book train --data notes.csv --text note --label diagnosis --out model/
-    finetune-book train --data reviews.tsv --label stars --regression
-    finetune-book train --data notes.csv --label findings --labels-by ";"
+    finetune-book train --data notes.csv --label findings --labels-by ";" --precision auto
     finetune-book train --data pictures/ --augment crop+flip --skip-bad --out model/
     finetune-book train --data scans.csv --path file --label finding --group patient
     finetune-book train --data faces.csv --path file --label age --regression

@@ -8,12 +8,11 @@ __all__ = []
 # %% ../../nbs/library/exercises_kept.ipynb #n6d4a749
 import json
 import os
-import tempfile
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from ..places import state_folder
+from ..places import replace_text, state_folder
 
 # %% ../../nbs/library/exercises_kept.ipynb #n1b5f49d
 FRESH = {"tries": 0, "right": False, "hints": 0, "solution": False}
@@ -55,16 +54,6 @@ def read_table():
     except OSError as e: return {}, f"Your progress could not be read: {e.strerror or e}."
 
 # %% ../../nbs/library/exercises_kept.ipynb #nb09a2c4
-def replace_text(path, text):
-    "Write a file whole or not at all."
-    handle, part = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as f: f.write(text)
-        os.replace(part, path)
-    except BaseException:
-        os.unlink(part)
-        raise
-
 def update(path, id, change):
     "Change the row of an exercise in the file; a sentence, or ''."
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ import pandas as pd
 
 import finetune_book
 from ..figures import table_html
+from ..train.machine import cpu_facts
 from .params import declared_in, shown
 from .template import title_of
 
@@ -81,9 +82,7 @@ def gpus():
 
 def processor():
     "The processor's name."
-    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return (names or [platform.processor() or "unknown"])[0]
+    return cpu_facts().get("model name") or platform.processor() or "unknown"
 
 # %% ../../nbs/library/report_record.ipynb #naaa3376
 def machine():

@@ -122,9 +122,10 @@ def drawn_splits(splits, most, seed):
 
 # %% ../../nbs/library/report_steps.ipynb #n17cc10f
 def how_far(model):
-    "At what rate a fitted estimator was trained, how often it read the rows, and what was kept, in words."
-    if model.lr_ is None: return "to the best that this body allows: no steps, so no learning rate"
-    return (f"tune={model.tune_!r}, at a learning rate of {model.lr_:g}; "
+    "At what rate and precision a fitted estimator was trained, how often it read the rows, what was kept, in words."
+    digits = "" if model.precision_ == "float32" else f", in {model.precision_}"
+    if model.lr_ is None: return f"to the best that this body allows: no steps, so no learning rate{digits}"
+    return (f"tune={model.tune_!r}{digits}, at a learning rate of {model.lr_:g}; "
             f"of {model.epochs_} epochs number {model.best_epoch_ + 1} was kept")
 
 def show_fit(model, rows, unit, more, history=None, loss="nats per example"):
