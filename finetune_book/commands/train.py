@@ -78,10 +78,8 @@ def train(
     tune: Tune = None,
     epochs: Epochs = None,
     lr: Rate = None,
-    batch_size: BatchSize = None,
-    precision: Precision = None,
-    max_length: MaxLength = None,
-    shortcuts: Shortcuts = None,
+    batch_size: BatchSize = None, precision: Precision = None,
+    max_length: MaxLength = None, shortcuts: Shortcuts = None,
     size: Size = None,
     augment: Augment = None,
     freeze_norm: FreezeNorm = False,
@@ -96,7 +94,6 @@ def train(
     finetune-book train --data notes.csv --text note --label diagnosis --out model/
     finetune-book train --data reviews.tsv --label stars --regression
     finetune-book train --data notes.csv --label findings --labels-by ";"
-    finetune-book train --data notes.csv --precision auto --shortcuts all
     finetune-book train --data pictures/ --augment crop+flip --skip-bad --out model/
     finetune-book train --data scans.csv --path file --label finding --group patient
     finetune-book train --data faces.csv --path file --label age --regression
