@@ -164,7 +164,7 @@ CHECKS = (check_python, check_packages, check_torch, check_precision, check_home
           check_disk, check_carried, check_cache, check_hub, check_page)
 
 def doctor():
-    """Check this machine: Python, packages, torch, precision, kernel, memory, disk, network; says the fix for what fails.
+    """Check this machine: Python, packages, torch, kernel, memory, disk, cache, network; says the fix for what fails.
 
     \b
     finetune-book doctor
