@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("FINETUNE_BOOK_AUTO", "float32")           # the same numbers on every machine, in what the tests start, too
+
 TESTS = Path(__file__).resolve().parent
 REPO = TESTS.parent
 # With --dist loadfile a file stays with one worker, and a long one that starts last keeps the other waiting. These start first.

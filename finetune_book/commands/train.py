@@ -50,8 +50,8 @@ Epochs = Annotated[int | None, typer.Option(help="Passes over the data; "
 Rate = Annotated[float | None, typer.Option(help=RATE_HELP)]
 BatchSize = Annotated[int | None, typer.Option(help="Examples a step; 16 texts or 32 pictures if not given.")]
 Validation = Annotated[float, typer.Option(help="Share of rows held back to watch the training.")]
-Precision = Annotated[str | None, typer.Option(help="float32 if not given; bfloat16: products of three digits; auto: "
-                                                    "what doctor says is faster here; a GPU's: float16, tf32.")]
+Precision = Annotated[str | None, typer.Option(help="auto, what doctor says is faster here; float32; bfloat16, "
+                                                    "products of three digits; a GPU's float16, tf32.")]
 Seed = Annotated[int, typer.Option(help="Every random choice follows from it.")]
 
 # %% ../../nbs/library/commands_train.ipynb #n6773bdd
@@ -103,7 +103,7 @@ def train(
 
     \b
     finetune-book train --data notes.csv --text note --label diagnosis --out model/
-    finetune-book train --data notes.csv --label findings --labels-by ";" --precision auto
+    finetune-book train --data notes.csv --label findings --labels-by ";" --precision float32
     finetune-book train --data pictures/ --augment crop+flip --skip-bad --out model/
     finetune-book train --data scans.csv --path file --label finding --group patient
     finetune-book train --data faces.csv --path file --label age --regression

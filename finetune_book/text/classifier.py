@@ -16,7 +16,7 @@ class TextTuner(FineTuner):
     def __init__(self, base="book-bert", tune=None, epochs=None, lr=None, batch_size=16, max_length=128,
                  weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0.,
                  class_weight=None, clip_norm=1., seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50,
-                 memory_mb=None, callbacks=(), verbose=1, thresholds=.5, precision="float32", shortcuts="table",
+                 memory_mb=None, callbacks=(), verbose=1, thresholds=.5, precision="auto", shortcuts="table",
                  cache=None):
         store(self, locals())
 
@@ -65,7 +65,7 @@ class TextClassifier(Classifying, TextTuner):
     checkpoint_dir : path or None; training keeps its state there every `checkpoint_every` steps, and resumes from it
     memory_mb : float or None, what training may take beyond what is held already, in MB; None for what is free. A batch
         that needs more goes in pieces whose gradients are added up: the same update, but for other draws of dropout
-    precision : "float32"; "bfloat16" (three digits); "auto": the faster of them here; on a GPU also "float16", "tf32"
+    precision : "auto", the faster here of "float32" and "bfloat16" (three digits); on a GPU also "float16", "tf32"
     shortcuts : "all", "none", or words of `finetune_book.train.fast.SHORTCUTS` joined by "+", to make training faster;
         batches hold texts of like length, but with "packing" (not in "all") chance decides which texts share a step
     callbacks : sequence of `finetune_book.train.trainer.Callback`

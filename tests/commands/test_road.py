@@ -35,6 +35,7 @@ def pictures(tmp_path):
 @pytest.fixture
 def faster(monkeypatch):
     "A machine that is faster in bfloat16, whatever this one is."
+    monkeypatch.delenv(fast.PINNED)
     monkeypatch.setattr(fast, "knows_bfloat16", lambda device: True)
     monkeypatch.setattr(fast, "product_gain", lambda: 2.)
 
@@ -57,7 +58,7 @@ def test_train_of_pictures_takes_a_precision(pictures, tiny_picture_base, tmp_pa
 def test_what_is_not_given_is_what_it_was(notes, tiny_base, tmp_path):
     assert main(["train", "--data", str(notes), "--base", tiny_base, "--epochs", "1", "--max-length", "16", "--validation", "0", "--quiet", "--out", str(tmp_path / "m")]) == 0
     params = json.loads((tmp_path / "m/finetune_book.json").read_text())["params"]
-    assert (params["precision"], params["shortcuts"]) == ("float32", "table")
+    assert (params["precision"], params["shortcuts"]) == ("auto", "table")
 
 
 @pytest.mark.parametrize("words, says", [
@@ -85,7 +86,7 @@ def test_the_help_knows_every_word():
 def test_reports_declare_them():
     for template in ("finetune_text", "finetune_image"):
         declared = {p.name: p for p in parameters_of(template)}
-        assert declared["precision"].choices == PRECISIONS and declared["precision"].default == "float32"
+        assert declared["precision"].choices == PRECISIONS and declared["precision"].default == ("auto" if template == "finetune_text" else "float32")
     words = {p.name: p for p in parameters_of("finetune_text")}["shortcuts"]
     assert words.default == "table" and all(word in words.help for word in SHORTCUTS)
 

@@ -20,6 +20,7 @@ import time
 from multiprocessing.connection import wait
 from pathlib import Path
 
+os.environ.setdefault("FINETUNE_BOOK_AUTO", "float32")           # the book's stored numbers are made so
 REPO = Path(__file__).resolve().parents[2]
 LEFT_OUT = {"reports": "templates, run as reports by the tests of the report"}
 # In the process the others are forked from; torch and transformers import the long ones only at their first use, in nearly every lesson.

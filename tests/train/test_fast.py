@@ -458,10 +458,24 @@ def test_on_a_gpu_tf32_rounds_a_product():
 
 @pytest.mark.parametrize("knows, gain, found", [(False, 9., None), (True, 1.2, None), (True, 1.4, torch.bfloat16)])
 def test_auto_asks_and_tries(monkeypatch, knows, gain, found):
+    monkeypatch.delenv(fast.PINNED)
     monkeypatch.setattr(fast, "knows_bfloat16", lambda device: knows)
     monkeypatch.setattr(fast, "product_gain", lambda: gain)
     assert pick_dtype("auto", "cpu") is found and pick_dtype("float32", "cpu") is None and pick_dtype("bfloat16", "cpu") is torch.bfloat16
     assert Road("auto").precision_on("cpu") == ("float32" if found is None else "bfloat16")
+
+
+def test_auto_can_be_pinned_and_is_a_text_models_default(monkeypatch, tiny_base):
+    "One variable for a whole program; what is said beside it counts more; a word that is none is refused."
+    monkeypatch.setattr(fast, "knows_bfloat16", lambda device: True)
+    monkeypatch.setattr(fast, "product_gain", lambda: 9.)
+    for pin, found in (("float32", "float32"), ("bfloat16", "bfloat16"), ("auto", "bfloat16")):
+        monkeypatch.setenv(fast.PINNED, pin)
+        model = TextClassifier(base=tiny_base, tune="full", epochs=1, max_length=16, verbose=0, device="cpu").fit(TEXTS, LABELS)
+        assert model.precision == "auto" and model.precision_ == found
+        assert Road("float32").precision_on("cpu") == "float32" and Road("bfloat16").precision_on("cpu") == "bfloat16"
+    monkeypatch.setenv(fast.PINNED, "half")
+    with pytest.raises(InputError, match="precision='half'"): pick_dtype("auto", "cpu")
 
 
 def test_what_torch_cannot_say_is_a_no(monkeypatch):

@@ -21,6 +21,7 @@ FACTS = {"torch": "2", "model name": "an Ünusual chip"}
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     "A cache folder of the test's own, and a program that has not measured yet."
+    monkeypatch.delenv(fast.PINNED)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for kept in (fast.machine_gain, fast.product_gain): kept.cache_clear()
     yield tmp_path / "cache"
