@@ -26,11 +26,12 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
 from .adapt import Method, as_method
+from .adapt.files import ADAPTER, Adapter, find_adapter
 from .cards import model_card
 from .checks import InputError, check_choice, check_path, check_real, check_whole, shorten
 from .optim import make_schedule
 from .rows import Rows, logits_of
-from .saving import read_settings, refuse_other_weights, save_all
+from .saving import SETTINGS, read_settings, refuse_other_weights, save_all
 from .tasks.heads import head_of
 from .tasks.labels import Labels, kind_of
 from .tasks.classify import Classify
@@ -435,6 +436,7 @@ class FineTuner(BaseEstimator):
     tune_, lr_, epochs_, precision_ : the method, the learning rate, the epochs and the precision that were used, given
         or decided here; for a head that was solved the rate is None
     n_train_, n_trainable_, n_parameters_ : int; budget_ : Budget, predicted and measured memory and time
+    adapter_ : of a method such as "lora" what was learned apart from the base, an Adapter; else None
     """
 
 # %% ../nbs/library/finetuner.ipynb #n37d6b01
@@ -607,6 +609,8 @@ def _method(self: FineTuner, usual=("full",)):
     "What moves: what `tune` says, or the first of the `usual` words; an estimator may wrap it."
     return as_method(usual[0] if self.tune is None else self.tune)
 
+
+# %% ../nbs/library/finetuner.ipynb #n985d779
 @patch
 def _keep(self: FineTuner, job, way, trainer):
     "Keep what the training left."
@@ -615,6 +619,7 @@ def _keep(self: FineTuner, job, way, trainer):
     self.history_, self.rows_, self.task_ = trainer.history_, job.rows, job.task
     self.tune_, (self.lr_, self.epochs_), self.tried_ = str(job.method), way.pace(), {}
     self.precision_ = job.rows.precision_on(job.device)
+    self.adapter_ = job.method.adapter(job.model, self.base)
     self.model_ = job.method.merge(job.model).eval().requires_grad_(True)
     return self
 
@@ -646,16 +651,25 @@ DECIDED = ("tune", "lr", "epochs", "precision")                     # the same, 
 
 def card_of(est):
     "The model card of a fitted estimator."
-    told = est.task_.told()
+    beside = " What was learned apart from the base lies in `adapter/`, in PEFT's format." if est.adapter_ else ""
+    told = est.task_.told() + beside
     kept = est.history_[est.best_epoch_] if est.history_ else {}
     settings = est.get_params(deep=False) | {name: getattr(est, name + "_", None) for name in DECIDED}
     settings = {name: readable(value) for name, value in settings.items() if name not in DECIDES_NOTHING}
     return model_card(type(est).__name__, est.base, est.task_.kind, told, est.n_train_, kept, settings,
                       est.rows_.example, transformers=hasattr(est.model_, "save_pretrained"))
 
+def write_adapter(adapter, folder, settings):
+    "An adapter with the settings of its estimator."
+    adapter.write(folder)
+    (folder / SETTINGS).write_text(json.dumps(settings | dict(adapter=True), indent=1), encoding="utf-8")
+
 @patch
 def save(self: FineTuner, folder):
     """Write the model to `folder` in the Hugging Face format, with settings and model card; all or nothing.
+
+    What a method such as "lora" learned apart from the base is in the model, and once more in `folder/adapter`, in
+    PEFT's format: a folder of its own, which `load` opens with the base that it names.
 
     In a folder that holds a saved model its files are replaced; files that were put beside them stay as they are.
 
@@ -674,28 +688,88 @@ def save(self: FineTuner, folder):
     def write(staging):
         self.rows_.write(staging, self.model_)
         (staging / "README.md").write_text(card_of(self), encoding="utf-8")
+        if self.adapter_: write_adapter(self.adapter_, staging / ADAPTER, settings)
     return save_all(folder, write, settings)
+
+# %% ../nbs/library/finetuner.ipynb #n91161dd
+def path_of(folder):
+    "A folder's name as a Path; what is none stays as it is, for `read_settings` to refuse."
+    if not isinstance(folder, (str, Path)): return folder
+    with suppress(RuntimeError): return Path(folder).expanduser()
+    return Path(folder)
+
+def is_bare_adapter(folder):
+    "Whether a folder is an adapter that another program wrote."
+    return isinstance(folder, Path) and not (folder / SETTINGS).exists() and find_adapter(folder) == folder
+
+def opened_base(est, task, folder):
+    "The base that an adapter in `folder` names, with the head of a task."
+    try: return est.rows_.open(est.base, task, est.seed)
+    except InputError as e: raise InputError(f"{folder}: is an adapter, and its base does not open: {e}") from None
+
+def saved_model(est, folder, kept):
+    "The model in a folder: whole, or made of an adapter and the base that it names."
+    where = find_adapter(folder)
+    est.adapter_ = where and Adapter.read(where)
+    if not kept.get("adapter"):
+        model = est.rows_.read(folder, est.task_)
+        refuse_other_weights(folder, kept)
+        return model
+    from finetune_book.adapt.lora import merge_lora, put_adapter
+    try: return merge_lora(put_adapter(opened_base(est, est.task_, folder), est.adapter_))
+    except InputError as e: raise InputError(str(e) if str(folder) in str(e) else f"{folder}: {e}") from None
+
+# %% ../nbs/library/finetuner.ipynb #n4770434
+def numbered(n): return np.array([f"LABEL_{i}" for i in range(n)])
+
+def outputs_of(est, adapter, folder):
+    "How many outputs the head in an adapter has."
+    task = est._task()
+    task.restore(dict(classes=numbered(2)))
+    est.rows_ = est._rows()
+    model = opened_base(est, task, folder)
+    name = next(n for n, p in model.named_parameters() if p is head_of(model).weight)
+    if name in adapter.whole: return len(adapter.whole[name])
+    raise InputError(f"{folder}: holds no head ({name}); PEFT keeps it where task_type is 'SEQ_CLS', or "
+                     "modules_to_save names it")
+
+def told_by_peft(cls, folder):
+    "Settings, as `read_settings` gives them, of an adapter that PEFT wrote."
+    adapter = Adapter.read(folder)
+    if not adapter.base: raise InputError(f"{folder}: its adapter_config.json names no base")
+    params = dict(base=adapter.base, tune="lora")
+    est = cls(**params)
+    classes = numbered(outputs_of(est, adapter, folder))
+    moved = sum(t.numel() for t in adapter.tensors().values())
+    return dict(params=params | est.rows_.asked_by_base(), adapter=True, classes=classes, tune="lora", history=[],
+                best_epoch=0, n_train=0, n_trainable=moved)
 
 # %% ../nbs/library/finetuner.ipynb #n5107ad4
 @patch(cls_method=True)
 def load(cls: FineTuner, folder, device="auto", verbose=0):
     """The estimator saved in `folder`, ready to predict.
 
+    Parameters
+    ----------
+    folder : path of a saved model; or of an adapter, of ours or PEFT's, which names its base
+
     Raises
     ------
-    InputError if the folder is no whole saved model of this class, or its files contradict each other.
+    InputError if the folder is no whole saved model of this class, its files contradict each other, or an adapter's
+    base is not there or not the one that it was trained on.
     """
-    kept = read_settings(folder, cls.__name__)
+    folder = path_of(folder)
+    kept = told_by_peft(cls, folder) if is_bare_adapter(folder) else read_settings(folder, cls.__name__)
     est = cls(**kept["params"], device=device, verbose=verbose)
     est.rows_, est.task_ = est._rows(), est._task(kept.get("task"))
     est.task_.restore(kept)
-    model = est.rows_.read(Path(folder).expanduser(), est.task_)
-    refuse_other_weights(folder, kept)
+    model = saved_model(est, folder, kept)
     est.model_ = model.to(pick_device(device)).eval()
     for name in FITTED: setattr(est, name + "_", kept[name])
     for name in DECIDED: setattr(est, name + "_", kept.get(name, getattr(est, name)))      # older models did not say
     est.n_parameters_ = sum(p.numel() for p in model.parameters())
     return est
+
 
 # %% ../nbs/library/finetuner.ipynb #n6fb8b3a
 def refuse_thresholds(thresholds, why):

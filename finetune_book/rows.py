@@ -84,6 +84,11 @@ def usual_methods(self: Rows, n):
 def inspect(self: Rows, X, device): "Look at the training examples before the work begins; a place for warnings."
 
 @patch
+def asked_by_base(self: Rows):
+    "Settings of the estimator, a dict, that the base opened last needs where the usual ones would not do."
+    return {}
+
+@patch
 def costs(self: Rows, rows):
     "Work for each row, (n,) float: 1 each, where they do not differ."
     return np.ones(len(rows))

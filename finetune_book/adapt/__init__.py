@@ -68,6 +68,12 @@ def merge(self: Method, model):
     "The model without anything that was only there for tuning; it answers the same."
     return model
 
+@patch
+def adapter(self: Method, model, base=""):
+    "What was learned apart from the body, of a model not merged yet: a `finetune_book.adapt.files.Adapter`, or None."
+    return None
+
+
 # %% ../../nbs/library/adapt.ipynb #n53f8a81
 def word_of(form):
     "`top` of `top-K`."

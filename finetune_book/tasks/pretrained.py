@@ -140,7 +140,8 @@ def open_whole(folder, n_out, task, labels, auto="AutoModelForSequenceClassifica
 
 # %% ../../nbs/library/tasks_pretrained.ipynb #c076
 def start_head(model, missing, seed):
-    "Start afresh, from `seed`, each linear layer whose weight the base did not give."
+    "Start afresh, from `seed`, each linear layer whose weight the base did not give; `model.fresh` names those."
+    model.fresh = frozenset(missing)
     std = getattr(model.config, "initializer_range", .02)
     fresh = [m for n, m in model.named_modules() if isinstance(m, nn.Linear) and n + ".weight" in missing]
     for i, linear in enumerate(fresh): start_linear(linear, (seed + i) % 2**63, std)

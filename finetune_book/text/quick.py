@@ -147,7 +147,7 @@ def source_folder(source, classes):
 
 # %% ../../nbs/library/quick.ipynb #c017
 class QuickClassifier:
-    """A fine-tuned BERT to read with, in float32, on the CPU, without transformers and scikit-learn: half the time to open.
+    """A fine-tuned BERT to read with, in float32, on the CPU, without transformers and scikit-learn: half the opening.
 
     Parameters
     ----------

@@ -122,6 +122,10 @@ def usual_methods(self: TextRows, n):
 def inspect(self: TextRows, X, device): self.report = warn_if_unread(self.tokenizer, X, self.max_length)
 
 @patch
+def asked_by_base(self: TextRows):
+    return dict(max_length=min(self.max_length, longest_input(self.model.config) or self.max_length))
+
+@patch
 def costs(self: TextRows, rows): return np.array([len(r) for r in rows], dtype=float)
 
 @patch

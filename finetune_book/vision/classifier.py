@@ -43,7 +43,7 @@ class NormsKept(Method):
             raise InputError(f"freeze_norm=True: tune={str(method)!r} thaws whole layers; "
                              "use 'full' or 'top-K' with it")
         self.method, self.fixed_body = method, method.fixed_body
-        for part in ("groups", "callbacks", "rate", "least_epochs", "state", "load", "merge"):      # all that it has
+        for part in ("groups", "callbacks", "rate", "least_epochs", "state", "load", "merge", "adapter"):   # all it has
             setattr(self, part, getattr(method, part))
 
     def attach(self, model, seed=0): return self.method.attach(model, seed) - freeze_norms(model)
