@@ -1,6 +1,7 @@
 """Shared fixtures: the real data that some tests read, when it is there."""
 import importlib.util
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,13 @@ def pytest_collection_modifyitems(items):
     "Files of SLOWEST in that order, then the others; within a file nothing moves."
     place = {f"{folder}{slash}test_{name}.py": i for i, (folder, slash, name) in enumerate(n.rpartition("/") for n in SLOWEST)}
     items.sort(key=lambda item: place.get(item.path.relative_to(TESTS).as_posix(), len(place)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def forgetful_accelerate():
+    "accelerate keeps one state for a process, its precision included: each file of tests begins without it."
+    yield
+    if "accelerate.state" in sys.modules: sys.modules["accelerate.state"].AcceleratorState._reset_state(True)
 
 
 @pytest.fixture(scope="session")
