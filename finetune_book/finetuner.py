@@ -232,7 +232,7 @@ def room(self: Job):
 @patch(as_prop=True)
 def scaled(self: Job):
     "Whether the loss has to be scaled: float16 goes all the way back. A head alone trains in float32."
-    return not self.method.fixed_body and self.rows.precision_on(self.device) == "float16"
+    return not self.method.fixed_body and self.rows.taken_on(self.device)["precision"] == "float16"
 
 @patch
 def shortcuts(self: Job):
@@ -433,8 +433,8 @@ class FineTuner(BaseEstimator):
     model_, rows_, task_ : the fine-tuned model, and what reads its examples and its outputs
     history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
     tried_ : where the method was left open and some were tried, their scores on rows held back, by word
-    tune_, lr_, epochs_, precision_ : the method, the learning rate, the epochs and the precision that were used, given
-        or decided here; for a head that was solved the rate is None
+    tune_, lr_, epochs_, precision_, of texts shortcuts_ : what was used of the settings of these names, given or
+        decided here; for a head that was solved the rate is None
     n_train_, n_trainable_, n_parameters_ : int; budget_ : Budget, predicted and measured memory and time
     adapter_ : of a method such as "lora" what was learned apart from the base, an Adapter; else None
     """
@@ -501,7 +501,7 @@ def _five_steps(self: FineTuner, rows, method, X, y, validation):
         state, before, done = begun(self.checkpoint_dir)
         self.budget_ = way.forecast(trainer, before, pace.epochs - done)
         announce(self.budget_, self.verbose, self.checkpoint_dir)
-        trainer.identity |= {"rows read at once": self.budget_.eval_rows, "precision": rows.precision_on(device)}
+        trainer.identity |= {"rows read at once": self.budget_.eval_rows} | rows.taken_on(device)
         meter.start(self.budget_, device)
         way.learn(trainer, meter, state)
         if held: task.settle(lambda: job.read(held, rows.scores), held.targets)
@@ -618,7 +618,7 @@ def _keep(self: FineTuner, job, way, trainer):
     self.best_epoch_ = len(losses) - 1 if None in losses else int(np.argmin(losses))
     self.history_, self.rows_, self.task_ = trainer.history_, job.rows, job.task
     self.tune_, (self.lr_, self.epochs_), self.tried_ = str(job.method), way.pace(), {}
-    self.precision_ = job.rows.precision_on(job.device)
+    for name, word in job.rows.taken_on(job.device).items(): setattr(self, name + "_", word)
     self.adapter_ = job.method.adapter(job.model, self.base)
     self.model_ = job.method.merge(job.model).eval().requires_grad_(True)
     return self
@@ -645,16 +645,21 @@ def predict(self: FineTuner, X):
     out = self.outputs(X)
     return self.task_.answers(out)
 
-# %% ../nbs/library/finetuner.ipynb #n0d6912b
+# %% ../nbs/library/finetuner.ipynb #nec59ca7
 FITTED = ("history", "best_epoch", "n_train", "n_trainable")        # what `fit` found out, kept in a saved model
-DECIDED = ("tune", "lr", "epochs", "precision")                     # the same, of settings that may be left open
+DECIDED = ("tune", "lr", "epochs", "precision", "shortcuts")        # the same, of settings that may be left open
 
+def decided(est):
+    "Those of DECIDED that an estimator has."
+    return [name for name in DECIDED if hasattr(est, name)]
+
+# %% ../nbs/library/finetuner.ipynb #n0d6912b
 def card_of(est):
     "The model card of a fitted estimator."
     beside = " What was learned apart from the base lies in `adapter/`, in PEFT's format." if est.adapter_ else ""
     told = est.task_.told() + beside
     kept = est.history_[est.best_epoch_] if est.history_ else {}
-    settings = est.get_params(deep=False) | {name: getattr(est, name + "_", None) for name in DECIDED}
+    settings = est.get_params(deep=False) | {name: getattr(est, name + "_", None) for name in decided(est)}
     settings = {name: readable(value) for name, value in settings.items() if name not in DECIDES_NOTHING}
     return model_card(type(est).__name__, est.base, est.task_.kind, told, est.n_train_, kept, settings,
                       est.rows_.example, transformers=hasattr(est.model_, "save_pretrained"))
@@ -683,7 +688,7 @@ def save(self: FineTuner, folder):
     NotFittedError before `fit`.
     """
     check_is_fitted(self, "model_")
-    kept = {name: getattr(self, name + "_") for name in (*FITTED, *DECIDED)}
+    kept = {name: getattr(self, name + "_") for name in (*FITTED, *decided(self))}
     settings = dict(estimator=type(self).__name__, params=self.plain_params(), **kept) | self.task_.settings()
     def write(staging):
         self.rows_.write(staging, self.model_)
@@ -766,7 +771,7 @@ def load(cls: FineTuner, folder, device="auto", verbose=0):
     model = saved_model(est, folder, kept)
     est.model_ = model.to(pick_device(device)).eval()
     for name in FITTED: setattr(est, name + "_", kept[name])
-    for name in DECIDED: setattr(est, name + "_", kept.get(name, getattr(est, name)))      # older models did not say
+    for name in decided(est): setattr(est, name + "_", kept.get(name, getattr(est, name)))   # older ones do not say
     est.n_parameters_ = sum(p.numel() for p in model.parameters())
     return est
 

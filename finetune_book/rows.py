@@ -103,9 +103,9 @@ def numerics(self: Rows, device):
     return repeatable(device)
 
 @patch
-def precision_on(self: Rows, device):
-    "The precision of the arithmetic on a device, in a word."
-    return "float32"
+def taken_on(self: Rows, device):
+    "Settings of the arithmetic as they are used on a device, dict of str: `precision`, for texts `shortcuts` as well."
+    return dict(precision="float32")
 
 @patch
 def shortcuts_for(self: Rows, model, parts):

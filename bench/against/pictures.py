@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from .prepare import read
-from .text import GIVEN, device, knows_bfloat16
+from .text import GIVEN, OneEpoch, device, knows_bfloat16
 
 
-class Training:
+class Training(OneEpoch):
     "What they share: the pictures, and the share of them that is answered rightly afterwards."
     def __init__(self, job):
         self.job = job
@@ -28,9 +28,11 @@ class Ours(Training):
     def __init__(self, job):
         super().__init__(job)
         from finetune_book import ImageClassifier
-        self.make = lambda: ImageClassifier(**{k: job[k] for k in GIVEN if k in job}, verbose=0)
+        self.kind = ImageClassifier
 
-    def round(self): self.fitted = self.make().fit(self.pictures, self.labels)
+    def round(self):
+        given = {k: self.job[k] for k in GIVEN if k in self.job}
+        self.fitted = self.kind(**given, verbose=0).fit(self.pictures, self.labels)
     def predict(self, pictures): return self.fitted.predict(pictures).tolist()
 
 

@@ -56,8 +56,8 @@ Seed = Annotated[int, typer.Option(help="Every random choice follows from it.")]
 
 # %% ../../nbs/library/commands_train.ipynb #n6773bdd
 MaxLength = Annotated[int | None, typer.Option(help="Texts: tokens; longer ones are cut at 128 if not given.")]
-Shortcuts = Annotated[str | None, typer.Option(help="Texts: what makes training faster: all, none, or dropout, "
-                                                    "attention, table, packing by +; table if not given.")]
+Shortcuts = Annotated[str | None, typer.Option(help="Texts: what makes training faster: auto, all, none, or "
+                                                    "dropout, attention, table, packing by +; auto if not given.")]
 Size = Annotated[int | None, typer.Option(help="Pictures: pixels a side; the base's own if not given.")]
 Augment = Annotated[str | None, typer.Option(help="Pictures: none, or crop, flip, turn, color, mixup, cutmix by +; "
                                                   "crop if not given.")]

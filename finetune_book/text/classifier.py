@@ -16,7 +16,7 @@ class TextTuner(FineTuner):
     def __init__(self, base="book-bert", tune=None, epochs=None, lr=None, batch_size=16, max_length=128,
                  weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0.,
                  class_weight=None, clip_norm=1., seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50,
-                 memory_mb=None, callbacks=(), verbose=1, thresholds=.5, precision="auto", shortcuts="table",
+                 memory_mb=None, callbacks=(), verbose=1, thresholds=.5, precision="auto", shortcuts="auto",
                  cache=None):
         store(self, locals())
 
@@ -66,8 +66,8 @@ class TextClassifier(Classifying, TextTuner):
     memory_mb : float or None, what training may take beyond what is held already, in MB; None for what is free. A batch
         that needs more goes in pieces whose gradients are added up: the same update, but for other draws of dropout
     precision : "auto", the faster here of "float32" and "bfloat16" (three digits); on a GPU also "float16", "tf32"
-    shortcuts : "all", "none", or words of `finetune_book.train.fast.SHORTCUTS` joined by "+", to make training faster;
-        batches hold texts of like length, but with "packing" (not in "all") chance decides which texts share a step
+    shortcuts : "auto", "all", "none", or words of `finetune_book.train.fast.SHORTCUTS` joined by "+", to make training
+        faster; batches hold texts of like length, but with "packing" (not in "all") chance decides which share a step
     callbacks : sequence of `finetune_book.train.trainer.Callback`
     verbose : 0 is silent, 1 prints the budget and shows progress bars; cache : None or a `compress.cache.FeatureCache`
 
@@ -78,7 +78,7 @@ class TextClassifier(Classifying, TextTuner):
     ----------
     classes_ : (c,) array; thresholds_ : (L,) array, of several labels at once
     history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
-    tune_, lr_, epochs_, precision_ : what was used, given or decided here; lr_ is None for a head that took no steps
+    tune_, lr_, epochs_, precision_, shortcuts_ : what was used, given or decided here; a head without steps has no lr_
     model_, tokenizer_ : the Hugging Face model and tokenizer; token_report_ : dict of `token_report`
     n_train_, n_trainable_, n_parameters_ : int; budget_ : `train.budget.Budget`, memory and time to expect and measured
 

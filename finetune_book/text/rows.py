@@ -135,7 +135,7 @@ def numerics(self: TextRows, device):
     with repeatable(device), self.road.lower(device): yield
 
 @patch
-def precision_on(self: TextRows, device): return self.road.precision_on(device)
+def taken_on(self: TextRows, device): return self.road.taken_on(device)
 
 @patch
 def shortcuts_for(self: TextRows, model, parts):

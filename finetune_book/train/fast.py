@@ -24,6 +24,27 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from ..checks import InputError, check_choice, listed
 from .machine import cpu_facts, measured_once
 
+# %% ../../nbs/5_training/57_fast.ipynb #need6f78
+INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}         # by the bytes of one
+
+def kept_bits(x, k):
+    "For each place of `x` an integer as wide as its numbers: all bits ones with probability k/256, else zeros."
+    draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-2**63, None)
+    u = draws.view(torch.uint8)[:x.numel()].view(x.shape)
+    return u.to(INTEGERS[x.itemsize]).sub_(k).bitwise_right_shift_(8 * x.itemsize - 1)
+
+class Masked(torch.autograd.Function):
+    "`x` where all bits of `bits` are ones, 0 where they are zeros, times `factor`."
+    @staticmethod
+    def forward(ctx, x, bits, factor):
+        ctx.save_for_backward(bits)
+        ctx.factor = factor                             # last: in bfloat16 it has too few digits of its own
+        return (x.view(bits.dtype) & bits).view(x.dtype).mul_(factor)
+
+    @staticmethod
+    def backward(ctx, grad):
+        return Masked.apply(grad, *ctx.saved_tensors, ctx.factor), None, None
+
 # %% ../../nbs/5_training/57_fast.ipynb #n4f4e3be
 def fast_dropout(x, p):
     """Dropout by random bytes: equation (2); by torch's own generator of the CPU.
@@ -40,10 +61,7 @@ def fast_dropout(x, p):
     Source: Srivastava et al. (2014), eq. 2.3 with bytes for the coins.
     """
     k = max(1, round(256 * (1 - p)))
-    if k == 256: return x
-    draws = torch.empty(-(-x.numel() // 8), dtype=torch.int64).random_(-2**63, None)
-    keep = draws.view(torch.uint8)[:x.numel()].view(x.shape) < k
-    return (x * keep.to(x.dtype)).mul_(256 / k)         # the factor last: in bfloat16 it has too few digits of its own
+    return x if k == 256 else Masked.apply(x, kept_bits(x, k), 256 / k)
 
 # %% ../../nbs/5_training/57_fast.ipynb #na151c72
 class FastDropout(nn.Dropout):
@@ -60,6 +78,13 @@ def dropouts_fast(model):
     try: yield
     finally:
         for m in plain: m.__class__ = nn.Dropout
+
+# %% ../../nbs/5_training/57_fast.ipynb #nae8b399
+SHORT = 128         # tokens up to which the written-out map is no slower to train than torch's, also without dropout
+
+def as_summand(mask, dtype):
+    "0 where attention may look, else the least number there is: for scores, to be added."
+    return torch.zeros(mask.shape, dtype=dtype).masked_fill_(~mask, torch.finfo(dtype).min)
 
 # %% ../../nbs/5_training/57_fast.ipynb #neb33f94
 def plain_attention(module, query, key, value, attention_mask, dropout=0., scaling=None, **kwargs):
@@ -79,12 +104,15 @@ def plain_attention(module, query, key, value, attention_mask, dropout=0., scali
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
     looks_back = kwargs.get("is_causal", getattr(module, "is_causal", False))
     told = attention_mask is None or attention_mask.dtype is torch.bool
-    ours = module.training and dropout and told and query.shape == key.shape and query.device.type == "cpu"
+    short = dropout or query.shape[2] <= SHORT
+    ours = module.training and short and told and query.shape == key.shape and query.device.type == "cpu"
     if looks_back or not ours:
         return sdpa_attention_forward(module, query, key, value, attention_mask, dropout, scaling, **kwargs)
     scores = (query * (query.shape[-1]**-.5 if scaling is None else scaling)) @ key.transpose(2, 3)
-    if attention_mask is not None: scores = scores.masked_fill(~attention_mask, torch.finfo(scores.dtype).min)
-    return (fast_dropout(scores.softmax(-1), dropout) @ value).transpose(1, 2).contiguous(), None
+    if attention_mask is not None: scores = scores + as_summand(attention_mask, scores.dtype)
+    exact = torch.promote_types(scores.dtype, torch.float32)        # a softmax in bfloat16 is slower, too
+    shares = scores.softmax(-1, dtype=exact).to(scores.dtype)
+    return (fast_dropout(shares, dropout) @ value).transpose(1, 2).contiguous(), None
 
 # %% ../../nbs/5_training/57_fast.ipynb #n43de128
 PLAIN = "plain_with_fast_dropout"
@@ -314,6 +342,7 @@ SHORTCUTS = {"dropout": lambda model, ids: dropouts_fast(model), "attention": la
 
 # %% ../../nbs/5_training/57_fast.ipynb #nf14ce3f
 ALL = tuple(SHORTCUTS)              # what enters the list later has to be asked for by its name
+EXACT = ("table",)                  # what "auto" is where the book's numbers are to come out the same
 
 # %% ../../nbs/5_training/57_fast.ipynb #nb7ea5cf
 def parse_shortcuts(spec):
@@ -321,18 +350,20 @@ def parse_shortcuts(spec):
 
     Parameters
     ----------
-    spec : "all" (those of this module), "none", or names of SHORTCUTS joined by "+"
+    spec : "all" (those of this module), "none", or names of SHORTCUTS joined by "+"; or "auto", all of them unless the
+        environment variable FINETUNE_BOOK_AUTO says "float32": then "table", which changes nothing but a rounding
 
     Raises
     ------
     InputError naming the word it does not know.
     """
+    if spec == "auto": return EXACT if os.environ.get(PINNED) == "float32" else ALL
     if spec in ("all", "none"): return ALL if spec == "all" else ()
     words = spec.split("+") if isinstance(spec, str) else [spec]
     unknown = [word for word in words if word not in tuple(SHORTCUTS)]
     if unknown:
         raise InputError(f"shortcuts={spec!r}: {unknown[0]!r} is none of {listed(SHORTCUTS)}; "
-                         "join them with '+', or say 'all' or 'none'")
+                         "join them with '+', or say 'auto', 'all' or 'none'")
     return tuple(words)
 
 # %% ../../nbs/5_training/57_fast.ipynb #nc651562
@@ -345,7 +376,11 @@ class Road:
     precision : see `pick_dtype`; shortcuts : see `parse_shortcuts`
     """
     precision: str = "auto"
-    shortcuts: str = "all"
+    shortcuts: str = "auto"
+
+    def taken_on(self, device):
+        "The settings as they are used on a device, whatever \"auto\" is there: dict of str."
+        return dict(precision=self.precision_on(device), shortcuts="+".join(parse_shortcuts(self.shortcuts)) or "none")
 
     def precision_on(self, device):
         "The precision used on a device, as a word."

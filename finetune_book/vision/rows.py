@@ -197,7 +197,7 @@ def numerics(self: ImageRows, device):
     with repeatable(device), without_onednn() if self.narrow else nullcontext(), self.road.lower(device): yield
 
 @patch
-def precision_on(self: ImageRows, device): return self.road.precision_on(device)
+def taken_on(self: ImageRows, device): return dict(precision=self.road.precision_on(device))
 
 # %% ../../nbs/library/vision_rows.ipynb #nf5f5bbf
 def warn_of_pictures(rows, X, device):

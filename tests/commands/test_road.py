@@ -58,7 +58,7 @@ def test_train_of_pictures_takes_a_precision(pictures, tiny_picture_base, tmp_pa
 def test_what_is_not_given_is_what_it_was(notes, tiny_base, tmp_path):
     assert main(["train", "--data", str(notes), "--base", tiny_base, "--epochs", "1", "--max-length", "16", "--validation", "0", "--quiet", "--out", str(tmp_path / "m")]) == 0
     params = json.loads((tmp_path / "m/finetune_book.json").read_text())["params"]
-    assert (params["precision"], params["shortcuts"]) == ("auto", "table")
+    assert (params["precision"], params["shortcuts"]) == ("auto", "auto")
 
 
 @pytest.mark.parametrize("words, says", [
@@ -88,7 +88,7 @@ def test_reports_declare_them():
         declared = {p.name: p for p in parameters_of(template)}
         assert declared["precision"].choices == PRECISIONS and declared["precision"].default == ("auto" if template == "finetune_text" else "float32")
     words = {p.name: p for p in parameters_of("finetune_text")}["shortcuts"]
-    assert words.default == "table" and all(word in words.help for word in SHORTCUTS)
+    assert words.default == "auto" and all(word in words.help for word in SHORTCUTS)
 
 
 def report(tmp_path, template, **values):

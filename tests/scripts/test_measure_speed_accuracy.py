@@ -114,10 +114,11 @@ def test_what_is_stored_is_whole(script):
     stored = script.known(script.PLACE)
     assert (stored.right.str.len() == stored.n_test).all() and stored.right.str.fullmatch("[01]+").all() and not stored.duplicated(["set", "way", "seed"]).any()
     assert np.allclose(stored.right.map(lambda r: r.count("1") / len(r)), stored.accuracy, atol=1e-5)
-    assert len(stored) == len(script.SETS) * len(script.WAYS) * len(script.SEEDS) and set(stored.way) == set(script.WAYS) and set(stored["set"]) == set(script.SETS)
+    due = [(name, way) for ways, sets in ((script.WAYS, script.SETS), (script.WAYS_BESIDE, script.BESIDE)) for name in sets for way in ways]
+    assert set(zip(stored["set"], stored.way)) == set(due) and len(stored) == len(due) * len(script.SEEDS)
     for (name, way), some in stored.groupby(["set", "way"]):
-        settings = script.SETS[name] | script.SAME | (script.OURS | script.THEIRS)[way]
-        assert set(some.settings) == {script.told(settings)}, (name, way)
+        settings = script.SAME | (script.SETS | script.BESIDE)[name] | (script.OURS | script.THEIRS)[way]
+        assert {frozenset(one.split()) for one in some.settings} == {frozenset(script.told(settings).split())}, (name, way)
 
 
 def test_no_way_of_ours_is_below_the_trainer(script):

@@ -151,16 +151,30 @@ def test_what_is_dropped_is_the_map():
 
 @pytest.mark.parametrize("module, shape, more", [
     (layer(training=False), (3, 4, 11, 8), {}), (layer(causal=True), (3, 4, 11, 8), {}), (layer(), (3, 4, 11, 8), {"is_causal": True}),
-    (layer(), (3, 2, 11, 8), {}), (layer(), (3, 4, 12, 8), {}), (layer(), (3, 4, 11, 8), {"dropout": 0.}),
-], ids=["eval", "causal layer", "causal call", "grouped heads", "other keys", "no dropout"])
+    (layer(), (3, 2, 11, 8), {}), (layer(), (3, 4, 12, 8), {}), (layer(), (3, 4, 129, 8), {"dropout": 0.}),
+], ids=["eval", "causal layer", "causal call", "grouped heads", "other keys", "long, no dropout"])
 def test_what_two_products_are_not_meant_for_goes_to_the_fused_one(monkeypatch, module, shape, more):
     seen = []
     monkeypatch.setattr(sdpa_attention, "sdpa_attention_forward", lambda *args, **kwargs: seen.append((args, kwargs)) or ("fused", None))
-    q, other, scaling = torch.randn(3, 4, 11, 8), torch.randn(shape), .3
+    q, other, scaling = torch.randn(3, 4, 129 if "dropout" in more else 11, 8), torch.randn(shape), .3
     found = plain_attention(module, q, other, other, None, **{"dropout": .1, "scaling": scaling, **more})
     (args, kwargs), = seen
     assert found == ("fused", None) and args[1] is q and args[5:] == (more.get("dropout", .1), scaling)
     assert kwargs == {k: v for k, v in more.items() if k == "is_causal"}
+
+
+@pytest.mark.parametrize("p", [0., .1])
+@pytest.mark.parametrize("dtype, atol", [(torch.float64, 1e-6), (torch.float32, 1e-6), (torch.bfloat16, 2e-2)])
+def test_a_padded_place_gets_no_share(p, dtype, atol):
+    "Without dropout equal to the fused one up to the rounding; with it what stands in a padded place changes no bit."
+    q, k, v = (x.to(dtype) for x in drawn())
+    mask = (torch.arange(q.shape[2]) < q.shape[2] - 4)[None, None, None].expand(len(q), 1, q.shape[2], -1)
+    def answer(v):
+        torch.manual_seed(0)
+        return plain_attention(layer(), q, k, v, mask, dropout=p)[0]
+    other = v.clone(); other[:, :, -4:] = 99.
+    assert torch.equal(answer(v), answer(other)) and answer(v).dtype is dtype
+    if not p: assert torch.allclose(answer(v), F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2), atol=atol)
 
 
 # --- the word table -------------------------------------------------------------------------------------------------
@@ -363,7 +377,7 @@ def test_the_words_for_shortcuts():
 
 @pytest.mark.parametrize("spec, word", [("dropouts", "'dropouts'"), ("table+luck", "'luck'"), ("", "''"), ("all+table", "'all'"), (None, "None"), (True, "True"), (["table"], "table")])
 def test_other_words_are_refused(spec, word):
-    with pytest.raises(InputError, match="or say 'all' or 'none'") as e: parse_shortcuts(spec)
+    with pytest.raises(InputError, match="or say 'auto', 'all' or 'none'") as e: parse_shortcuts(spec)
     assert word in str(e.value) and "dropout" in str(e.value)
 
 
@@ -465,14 +479,28 @@ def test_auto_asks_and_tries(monkeypatch, knows, gain, found):
     assert Road("auto").precision_on("cpu") == ("float32" if found is None else "bfloat16")
 
 
+def test_what_auto_was_is_kept_and_a_training_goes_on_so_or_not_at_all(monkeypatch, tiny_base, tmp_path):
+    "A saved model and its card say which shortcuts were taken; a checkpoint of others is refused by their name."
+    monkeypatch.setenv(fast.PINNED, "bfloat16")
+    given = dict(base=tiny_base, tune="full", epochs=2, max_length=16, verbose=0, device="cpu", precision="bfloat16", checkpoint_every=1,
+                 checkpoint_dir=tmp_path / "state")
+    TextClassifier(**given | dict(checkpoint_dir=None)).fit(TEXTS, LABELS).save(tmp_path / "m")
+    assert TextClassifier.load(tmp_path / "m").shortcuts_ == "dropout+attention+table" and "dropout+attention+table" in (tmp_path / "m/README.md").read_text()
+    def stop(*args): raise KeyboardInterrupt
+    class Stop(Callback): on_epoch_end = stop
+    with pytest.raises(KeyboardInterrupt): TextClassifier(**given, callbacks=[Stop()]).fit(TEXTS, LABELS)
+    monkeypatch.setenv(fast.PINNED, "float32")
+    with pytest.raises(InputError, match="its shortcuts is dropout.attention.table, here it is table"): TextClassifier(**given).fit(TEXTS, LABELS)
+
+
 def test_auto_can_be_pinned_and_is_a_text_models_default(monkeypatch, tiny_base):
     "One variable for a whole program; what is said beside it counts more; a word that is none is refused."
     monkeypatch.setattr(fast, "knows_bfloat16", lambda device: True)
     monkeypatch.setattr(fast, "product_gain", lambda: 9.)
-    for pin, found in (("float32", "float32"), ("bfloat16", "bfloat16"), ("auto", "bfloat16")):
+    for pin, found, words in (("float32", "float32", "table"), ("bfloat16", "bfloat16", "dropout+attention+table"), ("auto", "bfloat16", "dropout+attention+table")):
         monkeypatch.setenv(fast.PINNED, pin)
         model = TextClassifier(base=tiny_base, tune="full", epochs=1, max_length=16, verbose=0, device="cpu").fit(TEXTS, LABELS)
-        assert model.precision == "auto" and model.precision_ == found
+        assert (model.precision, model.shortcuts) == ("auto", "auto") and (model.precision_, model.shortcuts_) == (found, words)
         assert Road("float32").precision_on("cpu") == "float32" and Road("bfloat16").precision_on("cpu") == "bfloat16"
     monkeypatch.setenv(fast.PINNED, "half")
     with pytest.raises(InputError, match="precision='half'"): pick_dtype("auto", "cpu")
