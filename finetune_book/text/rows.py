@@ -6,6 +6,7 @@
 __all__ = ['encode', 'warn_if_unread', 'TextRows']
 
 # %% ../../nbs/library/text_rows.ipynb #nf5fe255
+import math
 import warnings
 from contextlib import contextmanager
 
@@ -88,7 +89,6 @@ class TextRows(Rows):
         return dict(head=1e-2, body=2e-4 if base in (None, "book-bert") else 5e-5)
 
     def check(self, X): return check_texts(X)
-
     def open(self, base, task, seed):
         self.model, self.tokenizer = load_text_base(base, task.n_out, task=task.kind, labels=task.labels, seed=seed)
         return self.model
@@ -99,8 +99,9 @@ class TextRows(Rows):
     def reading_batches(self, rows, size): return length_buckets([len(r) for r in rows], size, shuffle=False)
 
     def collate(self, rows, idx):
-        ids, mask = pad_batch([rows[i] for i in idx], self.tokenizer.pad_token_id)
-        return {"input_ids": ids, "attention_mask": mask}
+        rows = [rows[i] for i in idx]
+        batch = pad_batch(rows, self.tokenizer.pad_token_id, self.width(max(map(len, rows), default=0)))
+        return dict(zip(("input_ids", "attention_mask"), batch))
     def features(self, model, inputs): return pooled_features(model, inputs["input_ids"], inputs["attention_mask"])
 
     def write(self, folder, model):
@@ -111,6 +112,14 @@ class TextRows(Rows):
     def read(self, folder, task):
         self.model, self.tokenizer = read_text_model(folder, task.n_out, task=task.kind, labels=task.labels)
         return self.model
+
+# %% ../../nbs/library/text_rows.ipynb #n54b27c7
+@patch
+def width(self: TextRows, longest):
+    """Columns of a batch whose longest row has so many. In bfloat16 a multiple of 8, as far as the base reads: of each
+    shape that a product meets, the library that computes it keeps something in memory."""
+    if not any(map(torch.is_autocast_enabled, ("cpu", "cuda"))): return longest
+    return max(longest, min(-(-longest // 8) * 8, longest_input(self.model.config) or math.inf))
 
 # %% ../../nbs/library/text_rows.ipynb #n6d0bba1
 @patch

@@ -171,17 +171,18 @@ class WordPiece:
         return " ".join(words).replace(" ##", "").removeprefix("##")
 
 # %% ../../nbs/4_models/41_tokens.ipynb #c038
-def pad_batch(rows, pad_id):
+def pad_batch(rows, pad_id, width=0):
     """Rows of piece numbers as one rectangle and its mask.
 
     Parameters
     ----------
     rows : list of n non-empty lists of int
     pad_id : int, what fills short rows on the right
+    width : int, columns that there are at least
 
     Returns
     -------
-    ids, mask : (n, t) int64 tensors, t the longest row; mask is 1 on text and 0 on filling
+    ids, mask : (n, t) int64 tensors, t the longest row or `width`; mask is 1 on text and 0 on filling
 
     Raises
     ------
@@ -190,7 +191,7 @@ def pad_batch(rows, pad_id):
     if not len(rows): raise ValueError("no rows: a batch needs at least one")
     lengths = torch.tensor([len(r) for r in rows])
     if not lengths.all(): raise ValueError(f"row {int(lengths.argmin())} is empty: attention over nothing is undefined")
-    mask = (torch.arange(int(lengths.max())) < lengths[:, None]).long()
+    mask = (torch.arange(max(width, int(lengths.max()))) < lengths[:, None]).long()
     ids = torch.full(mask.shape, pad_id)
     ids[mask.bool()] = torch.tensor([i for r in rows for i in r])
     return ids, mask

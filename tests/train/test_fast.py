@@ -1,5 +1,6 @@
 "What lesson 57 (fast) cannot check on itself: every p, every way out, the table step by step, and the estimators on the fast road."
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from finetune_book import TextClassifier
 from finetune_book.adapt.freeze import weights_hash
 from finetune_book.checks import InputError
 from finetune_book.text.bases import load_text_base
+from finetune_book.text.rows import TextRows
 from finetune_book.train import fast
 from finetune_book.train.callbacks import KeepBest
 from finetune_book.train.fast import FastDropout, Road, UsedRows, dropouts_fast, fast_dropout, parse_shortcuts, pick_dtype, plain_attention
@@ -516,6 +518,19 @@ def test_in_lower_precision_products_are_rounded_and_weights_are_not():
     net, x = nn.Linear(8, 8), torch.randn(4, 8)
     with Road("bfloat16").lower("cpu"): assert net(x).dtype is torch.bfloat16 and net.weight.dtype is torch.float32
     with Road("float32").lower("cpu"): assert net(x).dtype is torch.float32
+
+
+@pytest.mark.parametrize("lengths, most, width", [([5, 3], 64, 8), ([8], 64, 8), ([9, 2], 64, 16), ([13], 14, 14), ([14], 14, 14), ([5], None, 8)])
+def test_in_bfloat16_few_widths_meet_and_none_that_the_base_cannot_read(tiny_base, lengths, most, width):
+    "A multiple of 8, or all that the base reads; in float32 as wide as the longest row, as ever."
+    rows = TextRows()
+    rows.model, rows.tokenizer = load_text_base(tiny_base, 2, seed=0)
+    rows.model.config = SimpleNamespace(model_type="bert", pad_token_id=0, max_position_embeddings=most)
+    batch = [[7] * n for n in lengths]
+    with Road("bfloat16").lower("cpu"): wide = rows.collate(batch, range(len(batch)))
+    plain = rows.collate(batch, range(len(batch)))
+    assert wide["input_ids"].shape[1] == width and plain["input_ids"].shape[1] == max(lengths)
+    assert wide["attention_mask"].sum(1).tolist() == lengths and (wide["input_ids"][wide["attention_mask"] == 0] == rows.tokenizer.pad_token_id).all()
 
 
 # --- estimators on the fast road ------------------------------------------------------------------------------------
