@@ -108,7 +108,7 @@ def refuse_shared(parts):
             raise InputError(f"{both} of the {b} rows are also {a} rows: the score would be of what was seen; "
                              "take them out of one of the two")
 
-# %% ../nbs/6_adapting/68_search.ipynb #n9c045ca
+# %% ../nbs/6_adapting/68_search.ipynb #n6a535a1
 @dataclass(frozen=True)
 class Range:
     """Numbers from `low` to `high`, both included; `log`: evenly in their logarithm; `whole`: whole numbers.
@@ -138,6 +138,10 @@ class Range:
         if self.whole: value = math.floor(value + 1e-9)
         value = min(self.high, max(self.low, value))
         return int(value) if self.whole else float(value)
+
+    def holds(self, value):
+        "Whether a value lies in it."
+        return isinstance(value, (int, float)) and self.low <= value <= self.high
 
     def points(self, k):
         "At most k numbers at equal steps, both ends among them; of one the middle."
@@ -264,9 +268,16 @@ def search_space(est, n, space=None):
     raise InputError("a search space with nothing in it: leave a setting open, such as lr or epochs, or give several "
                      "values to choose from")
 
-# %% ../nbs/6_adapting/68_search.ipynb #n5109194
+# %% ../nbs/6_adapting/68_search.ipynb #n5499a9d
 def spread(values, m): return values if len(values) <= m else [values[i * len(values) // m] for i in range(m)]
 def choose(what, m): return what.points(m) if isinstance(what, Range) else spread(what, m)
+
+def first_trial(est, named):
+    "What the estimator as it stands must take of the values that were named, where its own is none of them."
+    own = est.get_params(deep=False)
+    def holds(what, value): return value in what if isinstance(what, tuple) else what.holds(value)
+    def begin(what): return what[0] if isinstance(what, tuple) else what.at(.5)
+    return {name: begin(what) for name, what in named.items() if not holds(what, own[name])}
 
 # %% ../nbs/6_adapting/68_search.ipynb #ne337232
 def by_method(space):
@@ -330,7 +341,7 @@ def propose(study, space, how, seed, i, most):
     points = grid(space, most)
     return trial, points[i % len(points)]
 
-# %% ../nbs/6_adapting/68_search.ipynb #nb42283c
+# %% ../nbs/6_adapting/68_search.ipynb #nbaa2c64
 def pruner_of(optuna, how):
     "Successive halving by 3, or nothing that ends a trial early."
     if how != "halving": return optuna.pruners.NopPruner()
@@ -346,7 +357,8 @@ class Reporting(Callback):
         for row in trainer.history_[self.told:]:        # after a kill also those of before
             self.told += 1
             self.trial.report(-row["val_loss"], self.told)
-        if self.trial.should_prune(): raise TrialPruned(f"ended after {self.told} epochs")
+        if self.told < trainer.epochs and self.trial.should_prune():
+            raise TrialPruned(f"ended after {self.told} epochs")
 
 # %% ../nbs/6_adapting/68_search.ipynb #n89bc3f7
 JOURNAL = "trials.jsonl"
@@ -393,7 +405,7 @@ def refuse_other(folder, then, now):
         raise InputError(f"{folder}: holds a search that was begun with other {listed(moved)}; name another folder, or "
                          "remove it")
 
-# %% ../nbs/6_adapting/68_search.ipynb #nc19a4d5
+# %% ../nbs/6_adapting/68_search.ipynb #necad2b5
 def read_journal(optuna, folder):
     "The study that a folder keeps, a new one in an empty folder; InputError for a file that is no such journal."
     from optuna.storages import JournalStorage
@@ -405,7 +417,7 @@ def read_journal(optuna, folder):
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=HeldAlready()))
         return optuna.create_study(study_name="search", storage=storage, direction="maximize", load_if_exists=True)
     except (ValueError, KeyError, TypeError, AttributeError) as e:
-        raise InputError(f"{path}: is no journal of a search as this Optuna writes it ({shorten(e, 60)}); name another "
+        raise InputError(f"{path}: is no journal of a search that this Optuna reads ({shorten(e, 60)}); name another "
                          "folder") from None
 
 def ended(study):
@@ -434,7 +446,7 @@ def study_in(folder, identity, how):
                 if not trial.state.is_finished(): study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
             yield study
 
-# %% ../nbs/6_adapting/68_search.ipynb #n3e7d38d
+# %% ../nbs/6_adapting/68_search.ipynb #n7ffae78
 @contextmanager
 def said_later():
     "Warnings of a fit are left out: the one that is kept says them again, once."
@@ -453,6 +465,7 @@ class Searching:
     seed: int
     folder: Path | None
     end: float
+    first: dict
 
     def place(self, i): return self.folder and self.folder / "trial" / f"{i:04d}"
 
@@ -475,7 +488,7 @@ class Searching:
         if params["tune"] is None: return params["lr"] is not None
         return params["lr"] is not None or not as_method(params["tune"]).fixed_body
 
-# %% ../nbs/6_adapting/68_search.ipynb #ne5e7d92
+# %% ../nbs/6_adapting/68_search.ipynb #n631e2bf
 def attempt(self, trial, settings, i):
     "(score or None, why there is none) of a trial."
     from optuna import TrialPruned
@@ -489,7 +502,7 @@ def attempt(self, trial, settings, i):
 def one_trial(self, study, i):
     "Try the next settings, and write down what came of it."
     from optuna.trial import TrialState
-    if i == 0: trial, settings = study.ask(), {}               # as it stands: what a search has to beat
+    if i == 0: trial, settings = study.ask(), self.first       # as it stands: what a search has to beat
     else: trial, settings = propose(study, self.space, self.how, self.seed, i, self.trials)
     begun = time.monotonic()
     score, why = attempt(self, trial, settings, i)
@@ -571,7 +584,7 @@ class Found:
         return (f"{best}: {self.held_out}, which were held out; on the validation rows {self.score:.3f}, the best of "
                 f"{n}{luck}" + ("; the time was up" if self.timed_out else ""))
 
-# %% ../nbs/6_adapting/68_search.ipynb #n8806790
+# %% ../nbs/6_adapting/68_search.ipynb #n40677cf
 def said_value(value): return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 def table_of_trials(trials, space):
@@ -596,6 +609,7 @@ def conclude(self, study, timed_out):
     if best is None:
         raise InputError(f"none of {len(trials)} trials came to a score; the last: {trials[-1].user_attrs['why']}")
     settings = best.user_attrs["settings"]
+    with suppress(TypeError, OSError): (self.folder / "trial").rmdir()
     est = clone(self.est).set_params(**settings, verbose=0, checkpoint_dir=None)
     est.fit(*self.parts["training"], validation=self.parts["validation"])
     held_out, luck, scored = judged(est, *self.parts["held-out"]), None, sum(t.value is not None for t in trials)
@@ -604,14 +618,15 @@ def conclude(self, study, timed_out):
     return Found(settings, float(best.value), trials[0].value, held_out, luck, table_of_trials(trials, self.space), est,
                  timed_out)
 
-# %% ../nbs/6_adapting/68_search.ipynb #ndbc2e37
+# %% ../nbs/6_adapting/68_search.ipynb #n46e24ca
 def search(est, train, validation, held_out, *, space=None, trials=20, minutes=None, how="tpe", seed=0, folder=None,
            allow_leakage=False, progress=True):
     """Search settings on the validation rows, and report the best on rows that decided nothing.
 
     Parameters
     ----------
-    est : FineTuner; its own settings are the first trial
+    est : FineTuner; its own settings are the first trial, with the first of the values that `space` names where its own
+        is none of them
     train, validation, held_out : pairs (examples, targets) without an example in common
     space : see `search_space`; trials : int, how many in all
     minutes : float or None, no further trial is begun that would not end in them
@@ -637,11 +652,12 @@ def search(est, train, validation, held_out, *, space=None, trials=20, minutes=N
     folder = None if folder is None else check_path("folder", folder)
     parts = {"training": train, "validation": validation, "held-out": held_out}
     parts = {name: checked_part(name, pair) for name, pair in parts.items()}
-    space = space_for(how, search_space(est, len(parts["training"][1]), space))
+    tried = space_for(how, search_space(est, len(parts["training"][1]), space))
+    first = first_trial(est, {name: tried[name] for name in tried if (space or {}).get(name) is not None})
     est.check_settings()
     if not check_flag("allow_leakage", allow_leakage): refuse_shared(parts)
     end = math.inf if minutes is None else time.monotonic() + 60 * minutes
-    job = Searching(est, parts, space, trials, how, seed, folder, end)
+    job = Searching(est, parts, tried, trials, how, seed, folder, end, first)
     with study_in(folder, identity_of(job), how) as study:
         if not ended(study): refuse_too_short(job, minutes)
         return conclude(job, study, try_all(job, study, progress))

@@ -85,7 +85,7 @@ def test_a_space_that_cannot_be_is_refused(est, space, says):
 
 @pytest.mark.parametrize("given, says", [
     (dict(trials=0), "trials=0"), (dict(trials=1.5), "trials=1.5"), (dict(minutes=0), "minutes=0"), (dict(minutes=-1), "minutes=-1"), (dict(minutes=1e-6), "one trial takes about"),
-    (dict(how="gird"), "'grid'"), (dict(seed=-1), "seed"), (dict(folder=""), "folder"), (dict(how="halving", space={"lr": None, "batch_size": None, "weight_decay": None,
+    (dict(how="gird"), "'grid'"), (dict(seed=-1), "seed"), (dict(folder=""), "folder"), (dict(space=[1]), "dict"), (dict(how="halving", space={"lr": None, "batch_size": None, "weight_decay": None,
      "label_smoothing": None, "epochs": [1, 2]}), "nothing in it but epochs"),
 ])
 def test_arguments_that_cannot_work_are_refused(est, given, says):
@@ -131,6 +131,21 @@ def test_the_first_trial_is_the_estimator_as_it_stands_and_the_best_is_fitted_ag
     best = TextClassifier(**est.get_params() | found.settings).fit(*PARTS[0], validation=PARTS[1])
     assert best.score(*PARTS[2]) == found.held_out.value == found.estimator.score(*PARTS[2]) and best.score(*PARTS[1]) == found.score
     assert "held out" in str(found) and f"{found.score:.3f}" in str(found)
+
+
+def test_the_first_trial_keeps_to_the_values_that_were_named(est):
+    "Who names heads and LoRA is not answered with full tuning, because the estimator stood so."
+    def first(space, **own):
+        found = search(TextClassifier(**est.get_params() | own), *PARTS, trials=1, space=space, progress=False)
+        return found.settings, found.estimator.get_params()
+    settings, params = first({"tune": ["head", "lora"], "batch_size": [8, 16], "lr": Range(1e-3, 1e-1, log=True), "seed": [4, 5]}, tune="full")
+    assert settings.keys() == {"tune", "lr", "seed"} and settings["tune"] == "head" and np.isclose(settings["lr"], 1e-2) and settings["seed"] == 4
+    assert params["batch_size"] == 16 and first({"lr": None})[0] == {} and first({"weight_decay": Range(0, .1)})[0] == {}
+
+
+def test_halving_scores_whoever_comes_to_the_last_epoch(tiny_base):
+    est = TextClassifier(base=tiny_base, tune="full", epochs=1, max_length=16, verbose=0, precision="float32")
+    assert search(est, *PARTS, trials=4, how="halving", progress=False).trials.score.notna().all()
 
 
 def test_a_search_begun_with_something_else_is_refused_by_name(est, tmp_path):
