@@ -475,8 +475,8 @@ def fit(self: FineTuner, X, y, validation=None):
 
 # %% ../nbs/library/finetuner.ipynb #n86fc7d1
 @patch
-def _five_steps(self: FineTuner, rows, method, X, y, validation):
-    "`fit`, when it is clear what moves."
+def _five_steps(self: FineTuner, rows, method, X, y, validation, learn=True):
+    "`fit`, when it is clear what moves; up to the forecast only, if it is not to `learn`."
     # 1. Data: every example is looked at, every target becomes a number, before anything slow.
     task = self._task(kind_of(y))
     targets = task.learn(task.aligned(y, len(X)))
@@ -500,6 +500,7 @@ def _five_steps(self: FineTuner, rows, method, X, y, validation):
         trainer, meter = make_trainer(job, way)
         state, before, done = begun(self.checkpoint_dir)
         self.budget_ = way.forecast(trainer, before, pace.epochs - done)
+        if not learn: return self
         announce(self.budget_, self.verbose, self.checkpoint_dir)
         trainer.identity |= {"rows read at once": self.budget_.eval_rows} | rows.taken_on(device)
         meter.start(self.budget_, device)
@@ -609,6 +610,25 @@ def _method(self: FineTuner, usual=("full",)):
     "What moves: what `tune` says, or the first of the `usual` words; an estimator may wrap it."
     return as_method(usual[0] if self.tune is None else self.tune)
 
+
+# %% ../nbs/library/finetuner.ipynb #n1477c71
+@patch
+def forecast(self: FineTuner, X, y, validation=None):
+    """The Budget of a `fit` with the same arguments, found by its small tries; nothing is trained, nothing kept.
+
+    Where more than one method would be tried, it is that of the longest.
+
+    Raises
+    ------
+    InputError as `fit`.
+    """
+    self.check_settings()
+    twin = type(self)(**self.get_params(deep=False) | dict(checkpoint_dir=None, verbose=0))
+    rows = twin._rows()
+    X = rows.check(X)
+    words = rows.usual_methods(len(X)) if self.tune is self.lr is None else ("full",)
+    found = [twin._five_steps(rows, twin._method((word,)), X, y, validation, learn=False).budget_ for word in words]
+    return max(found, key=lambda budget: budget.predicted_s)
 
 # %% ../nbs/library/finetuner.ipynb #n985d779
 @patch

@@ -186,6 +186,26 @@ SweepIn = Annotated[Path, out_option("Folder of the reports; the sweep goes to N
 Metric = Annotated[str | None, typer.Option(help="The number to compare, such as ladder.fine-tuned.macro_f1.")]
 Scheduler = Annotated[str | None, typer.Option(metavar="ADDRESS",
                                                help="Run on a Dask cluster whose workers see the same folder.")]
+Trials = Annotated[int | None, typer.Option("--search", min=1, metavar="TRIALS", help="Search instead of a grid: so "
+                                            "many settings are tried on validation rows, the best judged on others.")]
+Minutes = Annotated[float | None, typer.Option(help="Search: begin no trial that would not end in so many minutes.")]
+How = Annotated[str | None, typer.Option(help="Search: tpe, random, halving or grid; tpe if not given.")]
+
+# %% ../../nbs/library/commands_reports.ipynb #n5a8d517
+def refuse_misplaced(search, of_search, of_grid):
+    "InputError for an option, from its name to its value or None, of a grid beside --search, or of a search without."
+    from finetune_book.checks import InputError
+    name = next((n for n, value in (of_search if search is None else of_grid).items() if value is not None), None)
+    if name is None: return
+    if search is None: raise InputError(f"{name} belongs to a search; give --search 20 with it, or leave it out")
+    raise InputError(f"{name} belongs to a grid, and --search tries one setting after the other; leave it out")
+
+def search_instead(name, grid, trials, minutes, how, out, as_name, quiet, as_json):
+    "`sweep --search`: what was found, the commands that use it, and the path of the page or its JSON."
+    from finetune_book.report.search import run_search
+    done = run_search(name, grid, trials, minutes, how or "tpe", out, name=as_name, progress=listener(quiet, as_json))
+    if not quiet and not as_json: print(done.found, *done.commands.values(), sep="\n", file=sys.stderr)
+    print_result(done, as_json)
 
 # %% ../../nbs/library/commands_reports.ipynb #c035
 def sweep(
@@ -199,24 +219,34 @@ def sweep(
     cell_timeout: CellTimeout = None,
     run_timeout: Annotated[float | None, timeout_option("each run")] = None,
     scheduler: Scheduler = None,
+    search: Trials = None,
+    minutes: Minutes = None,
+    how: How = None,
     quiet: Quiet = False,
     as_json: Annotated[bool, json_option("the comparison as JSON instead of the path")] = False,
 ):
     """Run a report over a grid of parameters and seeds, and compare the settings on one page.
 
-    What is done is not run again: a sweep that was interrupted goes on where it stopped.
+    What is done is not run again: a sweep that was interrupted goes on where it stopped. With --search settings are
+    tried on the report's validation rows, and the best is judged on its test rows: parameters with several values are
+    chosen from them, those with one keep it, the others are searched around what is usual.
 
     \b
     finetune-book sweep finetune_text -p lr=1e-4,3e-4 -p tune=head,full --seeds 3
     finetune-book sweep finetune_text -p base=book-bert,./my-bert -p epochs=3 --seeds 5 --jobs 1
     finetune-book sweep my.ipynb -p "note='left, right',back" --metric f1
     finetune-book sweep finetune_text -p lr=1e-4,3e-4 --scheduler tcp://10.0.0.5:8786
+    finetune-book sweep finetune_text -p data=notes.csv -p tune=head,lora --search 20 --minutes 10
     """
+    refuse_misplaced(search, {"--minutes": minutes, "--how": how},
+                     {"--seeds": seeds if seeds != 1 else None, "--jobs": jobs, "--metric": metric,
+                      "--cell-timeout": cell_timeout, "--run-timeout": run_timeout, "--scheduler": scheduler})
     from finetune_book.report.params import parameters_of
     from finetune_book.report.sweep_page import headline
     from finetune_book.report.grid import parse_grid
     from finetune_book.report.sweep import run_sweep
     grid = parse_grid(parameters_of(name), param)
+    if search is not None: return search_instead(name, grid, search, minutes, how, out, as_name, quiet, as_json)
     done = run_sweep(name, grid, seeds, out, name=as_name, jobs=jobs, metric=metric, cell_timeout=cell_timeout,
                      run_timeout=run_timeout, scheduler=scheduler, progress=listener(quiet, as_json))
     run_now = len(done.sweep["runs"]) - done.done_before

@@ -24,6 +24,7 @@ rows
 tasks
 adapt saving cards
 finetuner
+search
 text vision
 explain compress serve many
 report
