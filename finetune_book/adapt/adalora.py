@@ -268,7 +268,7 @@ def faster_factors(groups, model):
             made.append(group | dict(params=params, lr=group["lr"] * root, name=f"{group['name']} × {root:.1f}"))
     return made
 
-# %% ../../nbs/6_adapting/63_adalora.ipynb #n296fc0d
+# %% ../../nbs/6_adapting/63_adalora.ipynb #n330de39
 @method("adalora")
 class AdaLora(Few):
     """Directions beside each layer, fewer from step to step and most where they matter most, and the head, move.
@@ -306,6 +306,7 @@ class AdaLora(Few):
         budget = sum(rank_for(name, layer, self.r) for name, layer in layers.items())
         return [RankAllocator(layers, budget, self.wait, self.rest, self.every, self.orth)]
 
+    def rate(self, rates): return min(20 * rates["body"], rates["head"] / 2)
     def groups(self, model, lr, weight_decay=.01, layer_decay=1.):
         return faster_factors(super().groups(model, lr, weight_decay, layer_decay), model)
 

@@ -54,6 +54,7 @@ class Adapter:
     targets: list | str | None = None
     sorts: bool = False
     svd: dict = field(default_factory=dict)
+    word, stays = "lora", False                     # it is folded into the weights, so a model can do without it
 
     def scale(self, name):
         "What B A x is multiplied by in a layer."
@@ -128,7 +129,7 @@ def write(self: Adapter, folder):
     return write_files(folder, self.whole | named, self.config(), self.body)
 
 # %% ../../nbs/library/adapt_files.ipynb #nbfd8300
-KINDS = ("LORA", "ADALORA")
+KINDS = ("LORA", "ADALORA", "IA3")
 OTHER_SUMS = ("use_dora", "lora_bias", "fan_in_fan_out", "layer_replication", "target_parameters",
               "alora_invocation_tokens", "trainable_token_indices", "use_qalora")
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
@@ -143,17 +144,29 @@ def refuse_other_kinds(config, path):
     if start.startswith(CHANGE_THE_BASE):
         raise InputError(f"{path}: init_lora_weights={start!r} has changed the base itself; let PEFT merge it")
 
+def read_config(folder):
+    "The config in an adapter's folder, a dict; InputError if the folder is none."
+    path = Path(folder) / CONFIG
+    if not path.is_file(): raise InputError(f"{folder}: no {CONFIG}, so this is no adapter")
+    return read_json(path)
+
+def refuse_strays(there, given):
+    "InputError for a tensor that has no place in a model, has another shape, or is missing; both are dicts by name."
+    lost = [name for name in given if name not in there] + [name for name in there if name not in given]
+    lost += [name for name in given if name in there and there[name].shape != given[name].shape]
+    if lost: raise InputError(f"this adapter is for another model: {listed(lost, 3)} does not fit")
+
 def tensors_in(folder):
-    "(tensors by name, the header's text) of an adapter's folder."
+    "(tensors by name, the header's texts) of an adapter's folder."
     from safetensors import SafetensorError, safe_open
-    path = folder / TENSORS
+    path = Path(folder) / TENSORS
     if not path.is_file():
         pickled = (folder / "adapter_model.bin").exists()
         hint = "; its weights are a pickle, which can run code when read" if pickled else ""
         raise InputError(f"{folder}: no {TENSORS}{hint}; copy the adapter again")
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except SafetensorError as e: raise InputError(f"{path}: is not whole ({shorten(e, 80)}); copy it again") from None
 
 # %% ../../nbs/library/adapt_files.ipynb #n9859c65
@@ -210,18 +223,15 @@ def read(cls: Adapter, folder):
     ------
     InputError if the folder holds none, or one of a kind that cannot be opened.
     """
-    folder = Path(folder)
-    path = folder / CONFIG
-    if not path.is_file(): raise InputError(f"{folder}: no {CONFIG}, so this is no adapter")
-    config = read_json(path)
-    refuse_other_kinds(config, path)
+    folder, config = Path(folder), read_config(folder)
+    refuse_other_kinds(config, folder / CONFIG)
     given, header = tensors_in(folder)
     tensors = {own_name(name): t.float() for name, t in given.items()}
     layers, svd = pairs_of(parts_in(tensors, config["peft_type"], folder / TENSORS))
     whole = {name: t for name, t in tensors.items() if not LORA.fullmatch(name)}
-    return cls(layers, scaled_alphas(config, layers, path), bool(config.get("use_rslora")), whole,
+    return cls(layers, scaled_alphas(config, layers, folder / CONFIG), bool(config.get("use_rslora")), whole,
                list(config.get("modules_to_save") or ()), str(config.get("base_model_name_or_path") or ""),
-               (header or {}).get(BODY), config.get("target_modules"), config.get("task_type") == "SEQ_CLS", svd)
+               header.get(BODY), config.get("target_modules"), config.get("task_type") == "SEQ_CLS", svd)
 
 
 # %% ../../nbs/library/adapt_files.ipynb #n8679424

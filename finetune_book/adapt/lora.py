@@ -205,9 +205,11 @@ def as_peft_finds(model, layers):
     others = [n for n, m in model.named_modules() if n.endswith(ends) and n not in layers]
     return "|".join(re.escape(name) for name in layers) if others else list(layers)
 
+ADDED = re.compile(r"\.(lora_[ABE]|ia3_l|bottleneck\..*)$")          # parameters that a method has added
+
 def hash_of_body(model, whole):
-    "Hash of all in a model's state but its low ranks and what moves as a whole."
-    state = {n: t for n, t in model.state_dict().items() if n not in whole and not re.search(r"\.lora_[ABE]$", n)}
+    "Hash of all in a model's state but what a method has added and what moves as a whole."
+    state = {n: t for n, t in model.state_dict().items() if n not in whole and not ADDED.search(n)}
     return weights_hash({n: t for n, t in state.items() if t.is_floating_point()})
 
 # %% ../../nbs/6_adapting/62_lora.ipynb #n6ee81ea
@@ -304,7 +306,7 @@ class Few(Method):
 
     @torch.no_grad()
     def load(self, model, state):
-        there = dict(model.named_parameters())
+        there = dict(model.named_parameters()) | dict(model.named_buffers())
         for name, t in state.items(): there[name].copy_(t)
 
     def __repr__(self):
@@ -349,6 +351,11 @@ class Lora(Few):
 # %% ../../nbs/6_adapting/62_lora.ipynb #na0c9fb8
 @patch
 def adapter(self: Lora, model, base=""): return adapter_of(model, base)
+
+@patch
+def put(self: Adapter, model):
+    "The model with the low ranks folded in; InputError if it is another model."
+    return merge_lora(put_adapter(model, self))
 
 
 # %% ../../nbs/6_adapting/62_lora.ipynb #nf397906

@@ -4,8 +4,8 @@ to a CSV file as soon as it is done.
     python scripts/measure/measure_adapters.py                # measures what is missing, about 45 minutes, then the table
     python scripts/measure/measure_adapters.py --table        # the table of the rows that are there
 
-Rows, steps and seeds are those of measure_lora.py, whose file has full tuning, the head alone and LoRA. "rate * 2" is the usual
-learning rate of the method, doubled. No test row is read.
+Rows, steps and seeds are those of measure_lora.py, whose file has full tuning, the head alone and LoRA. "rate / 2" is half the
+usual learning rate of the method. No test row is read.
 """
 import argparse
 from pathlib import Path
@@ -14,11 +14,11 @@ import measure_lora
 from finetune_book.adapt import as_method
 from measure_lora import COLUMNS, measure, read_rows, table  # noqa: F401  the file has their columns
 
-TEXT_WAYS = ("adalora", "adalora, rate * 2", "adapter", "adapter(place='block')", "ia3", "bitfit")
+TEXT_WAYS = ("adalora", "adalora, rate / 2", "adapter", "adapter(place='block')", "ia3", "bitfit")
 PICTURE_WAYS = ("adalora", "adapter", "ia3", "bitfit")
 
 
-measure_lora.FACTORS["adalora, rate * 2"] = 2.
+measure_lora.FACTORS["adalora, rate / 2"] = .5
 
 
 def ways(names): return {name: as_method(name.partition(", ")[0]) for name in names}
