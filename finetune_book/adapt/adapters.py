@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Bottleneck', 'places_for', 'Moved', 'Bottlenecks', 'scaled_layers', 'Scales', 'IA3', 'BitFit', 'read_adapter']
 
-# %% ../../nbs/6_adapting/64_adapters.ipynb #n064a020
+# %% ../../nbs/6_adapting/64_adapters.ipynb #n9541da9
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -20,7 +20,8 @@ from .files import (Adapter, own_name, read_config, refuse_strays, tensors_in, w
 from .freeze import freeze_all_but, layer_stack
 from .lora import (Few, as_peft_finds, body_in, hash_of_body, input_of, lora_layers, modules_of,
                                       moved_whole, refuse_other_body, target_names)
-from ..checks import InputError, check_choice, check_whole, listed, shorten
+from ..checks import InputError, check_choice, check_whole, shorten
+from ..train.trainer import Callback
 
 # %% ../../nbs/6_adapting/64_adapters.ipynb #n34e5733
 class Bottleneck(nn.Module):
@@ -379,7 +380,22 @@ class IA3(Few):
     def merge(self, model): return merge_factors(model)
     def adapter(self, model, base=""): return scales_of(model, base)
 
-# %% ../../nbs/6_adapting/64_adapters.ipynb #n0001bb1
+# %% ../../nbs/6_adapting/64_adapters.ipynb #nfb719f6
+class StatisticsStay(Callback):
+    "In training, too, BatchNorm keeps the statistics that the base has."
+    handles = ()
+
+    def on_fit_start(self, trainer):
+        self.on_fit_end(trainer)
+        norms = [m for m in trainer.model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+        self.handles = [m.register_forward_pre_hook(lambda norm, args: norm.eval() and None) for m in norms]
+
+    def on_fit_end(self, trainer):
+        for handle in self.handles: handle.remove()
+
+    def on_error(self, trainer, error): self.on_fit_end(trainer)
+
+# %% ../../nbs/6_adapting/64_adapters.ipynb #n5916cd0
 @method("bitfit")
 class BitFit(Few):
     """The biases of the body, and the head, move.
@@ -391,11 +407,7 @@ class BitFit(Few):
         if not biases: raise InputError(f"{type(model).__name__}: its body has no bias, so nothing would move; tune='head'")
         return freeze_all_but(model, biases + list(moved_whole(model).values()))
 
-    def state(self, model):
-        "The statistics of a BatchNorm, too: where its bias moves, they do."
-        kept = {n: b.clone() for n, b in model.named_buffers() if ".running_" in n}
-        return super().state(model) | kept
-
+    def callbacks(self, model): return [StatisticsStay()]
     def adapter(self, model, base=""): return moved_of(self, model, base)
 
 # %% ../../nbs/6_adapting/64_adapters.ipynb #n1246720
