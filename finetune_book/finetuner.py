@@ -676,6 +676,8 @@ def card_of(est):
     return model_card(type(est).__name__, est.base, est.task_.kind, told, est.n_train_, kept, settings,
                       est.rows_.example, transformers=hasattr(est.model_, "save_pretrained"))
 
+
+# %% ../nbs/library/finetuner.ipynb #ncfb712b
 def write_adapter(adapter, folder, settings):
     "An adapter with the settings of its estimator."
     adapter.write(folder)

@@ -181,20 +181,26 @@ class RankAllocator(Callback):
     def named(self):
         return [(f"{n}.lora_{part}", getattr(m, f"lora_{part}")) for n, m in self.layers.items() for part in "ABE"]
 
-    def on_fit_start(self, trainer):
-        self.forget()
-        self.on_fit_end(trainer)
-        before = trainer.optimizer.register_step_pre_hook(lambda *_: self.pull())
-        after = trainer.optimizer.register_step_post_hook(lambda *_: self.choose(trainer.step + 1))
-        self.handles = [before, after]
 
-    def on_epoch_start(self, trainer):
-        if self.total is None: self.total = trainer.epochs * -(-trainer.n_batches // trainer.accumulate)
+# %% ../../nbs/6_adapting/63_adalora.ipynb #n5b76d4b
+@patch
+def on_fit_start(self: RankAllocator, trainer):
+    self.forget()
+    self.on_fit_end(trainer)
+    before = trainer.optimizer.register_step_pre_hook(lambda *_: self.pull())
+    after = trainer.optimizer.register_step_post_hook(lambda *_: self.choose(trainer.step + 1))
+    self.handles = [before, after]
 
-    def on_fit_end(self, trainer):
-        for handle in self.handles: handle.remove()
+@patch
+def on_epoch_start(self: RankAllocator, trainer):
+    if self.total is None: self.total = trainer.epochs * -(-trainer.n_batches // trainer.accumulate)
 
-    def on_error(self, trainer, error): self.on_fit_end(trainer)
+@patch
+def on_fit_end(self: RankAllocator, trainer):
+    for handle in self.handles: handle.remove()
+
+@patch
+def on_error(self: RankAllocator, trainer, error): self.on_fit_end(trainer)
 
 # %% ../../nbs/6_adapting/63_adalora.ipynb #n7c1dab6
 @patch

@@ -278,7 +278,7 @@ def usual_layers(model, on_input):
         else: found += linears_of(layer, nn.Conv2d).values()
     return [names[id(m)] for m in found if names[id(m)] in can]
 
-# %% ../../nbs/6_adapting/64_adapters.ipynb #nf37ccc0
+# %% ../../nbs/6_adapting/64_adapters.ipynb #n1f03805
 @dataclass
 class Scales:
     """What (IA)³ learned of one task.
@@ -310,21 +310,24 @@ class Scales:
         "Write the two files into `folder`, made if it is not there; returns its Path."
         return write_files(folder, self.tensors(), self.config(), self.body)
 
-    @classmethod
-    def read(cls, folder):
-        config, (given, header) = read_config(folder), tensors_in(folder)
-        tensors = {own_name(name): t.float() for name, t in given.items()}
-        def name_of(key): return key.removesuffix(".ia3_l")
-        layers = {name_of(n): (t, finds(config.get("feedforward_modules"), name_of(n)))
-                  for n, t in tensors.items() if n.endswith(".ia3_l")}
-        if not layers: raise InputError(f"{folder}: holds no ia3_l, so there is nothing to put on")
-        return cls(layers, {n: t for n, t in tensors.items() if not n.endswith(".ia3_l")},
-                   list(config.get("modules_to_save") or ()), str(config.get("base_model_name_or_path") or ""),
-                   header.get("body"), config.get("target_modules"), config.get("task_type") == "SEQ_CLS")
+# %% ../../nbs/6_adapting/64_adapters.ipynb #n68850cf
+@patch(cls_method=True)
+def read(cls: Scales, folder):
+    "The factors in a folder, written by us or by PEFT; InputError if there are none."
+    config, (given, header) = read_config(folder), tensors_in(folder)
+    tensors = {own_name(name): t.float() for name, t in given.items()}
+    def name_of(key): return key.removesuffix(".ia3_l")
+    layers = {name_of(n): (t, finds(config.get("feedforward_modules"), name_of(n)))
+              for n, t in tensors.items() if n.endswith(".ia3_l")}
+    if not layers: raise InputError(f"{folder}: holds no ia3_l, so there is nothing to put on")
+    return cls(layers, {n: t for n, t in tensors.items() if not n.endswith(".ia3_l")},
+               list(config.get("modules_to_save") or ()), str(config.get("base_model_name_or_path") or ""),
+               header.get("body"), config.get("target_modules"), config.get("task_type") == "SEQ_CLS")
 
-    def put(self, model):
-        "The model with the factors folded in; InputError if it is another model."
-        return merge_factors(put_scales(model, self))
+@patch
+def put(self: Scales, model):
+    "The model with the factors folded in; InputError if it is another model."
+    return merge_factors(put_scales(model, self))
 
 # %% ../../nbs/6_adapting/64_adapters.ipynb #n76baa47
 def finds(words, name):
@@ -395,7 +398,7 @@ class StatisticsStay(Callback):
 
     def on_error(self, trainer, error): self.on_fit_end(trainer)
 
-# %% ../../nbs/6_adapting/64_adapters.ipynb #n5916cd0
+# %% ../../nbs/6_adapting/64_adapters.ipynb #n23ad4b4
 @method("bitfit")
 class BitFit(Few):
     """The biases of the body, and the head, move.
@@ -407,6 +410,7 @@ class BitFit(Few):
         if not biases: raise InputError(f"{type(model).__name__}: its body has no bias, so nothing would move; tune='head'")
         return freeze_all_but(model, biases + list(moved_whole(model).values()))
 
+    def rate(self, rates): return min(10 * rates["body"], rates["head"])
     def callbacks(self, model): return [StatisticsStay()]
     def adapter(self, model, base=""): return moved_of(self, model, base)
 

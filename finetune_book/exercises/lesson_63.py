@@ -107,6 +107,8 @@ def score_old_mean(sensitivities, beta1, beta2):
         mean = beta1 * mean + (1 - beta1) * now
     return mean * stray
 
+
+# %% ../../nbs/exercises/lesson_63.ipynb #n01747b7
 def score_signed(sensitivities, beta1, beta2):
     "Below and above the average cancel without the absolute value: what swings widely would look settled."
     mean = stray = 0.
