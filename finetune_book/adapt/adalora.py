@@ -315,9 +315,11 @@ class AdaLora(Few):
     def rate(self, rates): return min(20 * rates["body"], rates["head"] / 2)
     def groups(self, model, lr, weight_decay=.01, layer_decay=1.):
         return faster_factors(super().groups(model, lr, weight_decay, layer_decay), model)
-
     def merge(self, model): return merge_lora(model)
 
-    def adapter(self, model, base=""):
-        factors = {name: layer.lora_E.detach() for name, layer in adapted(model).items()}
-        return only_kept(model, adapter_of(model, base), factors)
+
+# %% ../../nbs/6_adapting/63_adalora.ipynb #nc89247f
+@patch
+def adapter(self: AdaLora, model, base=""):
+    factors = {name: layer.lora_E.detach() for name, layer in adapted(model).items()}
+    return only_kept(model, adapter_of(model, base), factors)
