@@ -664,8 +664,8 @@ def told_of(est):
     "What a model card says of the adapter."
     if not est.adapter_: return ""
     if not stays(est.adapter_): return " What was learned apart from the base lies in `adapter/`, in a file of its own."
-    return (" What was learned apart from the base lies in `adapter/`, and the model answers only with it: open the folder "
-            f"with `{type(est).__name__}.load`. Other programs see the base, and a head that does not fit it.")
+    return (" What was learned apart from the base lies in `adapter/`, and the model answers only with it: open the "
+            f"folder with `{type(est).__name__}.load`. Other programs see the base, and a head that does not fit it.")
 
 def card_of(est):
     "The model card of a fitted estimator."

@@ -32,7 +32,8 @@ def count_square(d, m, layers, place):
     return layers * (2 if place == "both" else 1) * (2 * d * d + d + m)
 
 def draw_sizes(rng):
-    return int(rng.integers(20, 90)), int(rng.integers(2, 12)), int(rng.integers(1, 7)), str(rng.choice(["both", "block"]))
+    place = str(rng.choice(["both", "block"]))
+    return int(rng.integers(20, 90)), int(rng.integers(2, 12)), int(rng.integers(1, 7)), place
 
 COUNT = Exercise(
     "64.1", "How many parameters?", bottleneck_count, (count_no_biases, count_half, count_once, count_square),
