@@ -12,7 +12,7 @@ import json
 import os
 import time
 import warnings
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
 from inspect import signature
@@ -26,7 +26,7 @@ from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
 from .adapt import Method, as_method
-from .adapt.files import ADAPTER, Adapter, find_adapter
+from .adapt.files import ADAPTER, find_adapter
 from .cards import model_card
 from .checks import InputError, check_choice, check_path, check_real, check_whole, shorten
 from .optim import make_schedule
@@ -610,7 +610,6 @@ def _method(self: FineTuner, usual=("full",)):
     "What moves: what `tune` says, or the first of the `usual` words; an estimator may wrap it."
     return as_method(usual[0] if self.tune is None else self.tune)
 
-
 # %% ../nbs/library/finetuner.ipynb #n1477c71
 @patch
 def forecast(self: FineTuner, X, y, validation=None):
@@ -673,17 +672,36 @@ def decided(est):
     "Those of DECIDED that an estimator has."
     return [name for name in DECIDED if hasattr(est, name)]
 
+# %% ../nbs/library/finetuner.ipynb #nb27cae3
+def stays(adapter):
+    "Whether a model needs an adapter beside its weights."
+    return adapter is not None and adapter.stays
+
+@contextmanager
+def as_saved(model, adapter):
+    "A model whose parameters are those of the base and its head, where an adapter holds what was added."
+    if not stays(adapter): yield model
+    else:
+        with adapter.apart(model): yield model
+
+def told_of(est):
+    "What a model card says of the adapter."
+    if not est.adapter_: return ""
+    if not stays(est.adapter_): return " What was learned apart from the base lies in `adapter/`, in a file of its own."
+    return (" What was learned apart from the base lies in `adapter/`, and the model answers only with it: open the "
+            f"folder with `{type(est).__name__}.load`. Other programs see the base, and a head that does not fit it.")
+
 # %% ../nbs/library/finetuner.ipynb #n0d6912b
 def card_of(est):
     "The model card of a fitted estimator."
-    beside = " What was learned apart from the base lies in `adapter/`, in PEFT's format." if est.adapter_ else ""
-    told = est.task_.told() + beside
+    told = est.task_.told() + told_of(est)
     kept = est.history_[est.best_epoch_] if est.history_ else {}
     settings = est.get_params(deep=False) | {name: getattr(est, name + "_", None) for name in decided(est)}
     settings = {name: readable(value) for name, value in settings.items() if name not in DECIDES_NOTHING}
     return model_card(type(est).__name__, est.base, est.task_.kind, told, est.n_train_, kept, settings,
                       est.rows_.example, transformers=hasattr(est.model_, "save_pretrained"))
 
+# %% ../nbs/library/finetuner.ipynb #ncfb712b
 def write_adapter(adapter, folder, settings):
     "An adapter with the settings of its estimator."
     adapter.write(folder)
@@ -711,7 +729,7 @@ def save(self: FineTuner, folder):
     kept = {name: getattr(self, name + "_") for name in (*FITTED, *decided(self))}
     settings = dict(estimator=type(self).__name__, params=self.plain_params(), **kept) | self.task_.settings()
     def write(staging):
-        self.rows_.write(staging, self.model_)
+        with as_saved(self.model_, self.adapter_): self.rows_.write(staging, self.model_)
         (staging / "README.md").write_text(card_of(self), encoding="utf-8")
         if self.adapter_: write_adapter(self.adapter_, staging / ADAPTER, settings)
     return save_all(folder, write, settings)
@@ -733,15 +751,15 @@ def opened_base(est, task, folder):
     except InputError as e: raise InputError(f"{folder}: is an adapter, and its base does not open: {e}") from None
 
 def saved_model(est, folder, kept):
-    "The model in a folder: whole, or made of an adapter and the base that it names."
+    "The model in a folder: whole, with what stays beside it, or made of an adapter and the base that it names."
+    from finetune_book.adapt.adapters import read_adapter
     where = find_adapter(folder)
-    est.adapter_ = where and Adapter.read(where)
+    est.adapter_ = where and read_adapter(where)
     if not kept.get("adapter"):
         model = est.rows_.read(folder, est.task_)
         refuse_other_weights(folder, kept)
-        return model
-    from finetune_book.adapt.lora import merge_lora, put_adapter
-    try: return merge_lora(put_adapter(opened_base(est, est.task_, folder), est.adapter_))
+        return est.adapter_.put(model) if stays(est.adapter_) else model
+    try: return est.adapter_.put(opened_base(est, est.task_, folder))
     except InputError as e: raise InputError(str(e) if str(folder) in str(e) else f"{folder}: {e}") from None
 
 # %% ../nbs/library/finetuner.ipynb #n4770434
@@ -760,13 +778,14 @@ def outputs_of(est, adapter, folder):
 
 def told_by_peft(cls, folder):
     "Settings, as `read_settings` gives them, of an adapter that PEFT wrote."
-    adapter = Adapter.read(folder)
+    from finetune_book.adapt.adapters import read_adapter
+    adapter = read_adapter(folder)
     if not adapter.base: raise InputError(f"{folder}: its adapter_config.json names no base")
-    params = dict(base=adapter.base, tune="lora")
+    params = dict(base=adapter.base, tune=adapter.word)
     est = cls(**params)
     classes = numbered(outputs_of(est, adapter, folder))
     moved = sum(t.numel() for t in adapter.tensors().values())
-    return dict(params=params | est.rows_.asked_by_base(), adapter=True, classes=classes, tune="lora", history=[],
+    return dict(params=params | est.rows_.asked_by_base(), adapter=True, classes=classes, tune=adapter.word, history=[],
                 best_epoch=0, n_train=0, n_trainable=moved)
 
 # %% ../nbs/library/finetuner.ipynb #n5107ad4
@@ -794,7 +813,6 @@ def load(cls: FineTuner, folder, device="auto", verbose=0):
     for name in decided(est): setattr(est, name + "_", kept.get(name, getattr(est, name)))   # older ones do not say
     est.n_parameters_ = sum(p.numel() for p in model.parameters())
     return est
-
 
 # %% ../nbs/library/finetuner.ipynb #n6fb8b3a
 def refuse_thresholds(thresholds, why):

@@ -97,6 +97,11 @@ def declared_in_file(path):
     return found
 
 # %% ../../nbs/library/adapt.ipynb #n828bd17
+def made_by(path):
+    "The notebook that made a Python file, so that files can stand in the order of the lessons; else its name."
+    made = re.search(r"File to edit: (\S+)", path.read_text(encoding="utf-8"))
+    return made[1] if made else path.name
+
 class Registry(Mapping):
     "Form of each method → its class, over the files of a package and what programs add by `method`."
     def __init__(self, package, folder):
@@ -105,7 +110,7 @@ class Registry(Mapping):
     def declared(self):
         "Form → (module that declares it, whether it takes settings), of the files."
         if self.read is None:
-            files = [p for p in sorted(self.folder.glob("*.py")) if not p.name.startswith("_")]
+            files = [p for p in sorted(self.folder.glob("*.py"), key=made_by) if not p.name.startswith("_")]
             self.read = {form: (p.stem, takes) for p in files for form, takes in declared_in_file(p).items()}
         return self.read
 

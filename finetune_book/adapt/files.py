@@ -14,7 +14,7 @@ from pathlib import Path
 
 from fastcore.basics import patch
 
-from ..checks import InputError, shorten
+from ..checks import InputError, listed, shorten
 from ..data.packed import read_json
 
 # %% ../../nbs/library/adapt_files.ipynb #n009e2ee
@@ -42,6 +42,7 @@ class Adapter:
     base : str, the base that was given; body : str or None, hash of what did not move
     targets : list of str, or a regular expression: the layers as PEFT finds them; None for their names
     sorts : bool, whether the model is a `…ForSequenceClassification`
+    svd : dict, of layers whose A is a factor λ (r,) times a Q of A's shape: name → (Q, λ); {} if there are none
     """
     layers: dict
     alphas: dict
@@ -52,6 +53,8 @@ class Adapter:
     body: str | None = None
     targets: list | str | None = None
     sorts: bool = False
+    svd: dict = field(default_factory=dict)
+    word, stays = "lora", False                     # it is folded into the weights, so a model can do without it
 
     def scale(self, name):
         "What B A x is multiplied by in a layer."
@@ -69,71 +72,119 @@ def pattern(values, usual):
     "dict of those values by layer that are not the usual one, under PEFT's patterns."
     return {"^" + re.escape(name): value for name, value in values.items() if value != usual}
 
+def lora_settings(adapter):
+    "What PEFT's `LoraConfig` has beside what all its configs have."
+    ranks = {name: adapter.rank(name) for name in adapter.layers}
+    r, alpha = most_common(ranks.values()), most_common(adapter.alphas.values())
+    return dict(peft_type="LORA", r=r, lora_alpha=alpha, rank_pattern=pattern(ranks, r),
+                alpha_pattern=pattern(adapter.alphas, alpha), use_rslora=adapter.rslora)
+
+def adalora_settings(adapter):
+    "The same of `AdaLoraConfig`: the ranks are lists of what is kept of the first rank; the schedule is over."
+    ranks, scale = {name: adapter.rank(name) for name in adapter.layers}, common_scale(adapter)
+    first = max(ranks.values())
+    kept = {f"{name}.lora_E": [True] * r + [False] * (first - r) for name, r in ranks.items()}
+    return dict(peft_type="ADALORA", init_r=first, target_r=round(sum(ranks.values()) / len(ranks)),
+                lora_alpha=scale * first, rank_pattern=kept, total_step=1, tinit=0, tfinal=0)
+
+def common_scale(adapter): return most_common([adapter.scale(name) for name in adapter.layers])
+
 @patch
 def config(self: Adapter):
-    "PEFT's `LoraConfig` as a dict."
-    ranks = {name: self.rank(name) for name in self.layers}
-    r, alpha = most_common(ranks.values()), most_common(self.alphas.values())
-    return dict(peft_type="LORA", task_type="SEQ_CLS" if self.sorts else None, base_model_name_or_path=self.base, r=r,
-                lora_alpha=alpha, target_modules=self.targets or list(self.layers),
-                modules_to_save=self.modules or None, rank_pattern=pattern(ranks, r),
-                alpha_pattern=pattern(self.alphas, alpha), use_rslora=self.rslora,
-                bias="none", fan_in_fan_out=False, lora_dropout=0., inference_mode=True)
+    "PEFT's `LoraConfig`, or `AdaLoraConfig` where there are factors, as a dict."
+    own = adalora_settings(self) if self.svd else lora_settings(self)
+    return own | dict(task_type="SEQ_CLS" if self.sorts else None, base_model_name_or_path=self.base,
+                      target_modules=self.targets or list(self.layers), modules_to_save=self.modules or None,
+                      bias="none", fan_in_fan_out=False, lora_dropout=0., inference_mode=True)
+
+
+# %% ../../nbs/library/adapt_files.ipynb #nc276818
+def lora_tensors(adapter):
+    "name in PEFT's file → tensor, of an adapter's low ranks."
+    return {f"{name}.lora_{part}.weight": t for name, pair in adapter.layers.items() for part, t in zip("AB", pair)}
+
+def adalora_tensors(adapter):
+    "The same of factors; what a layer's scale differs from the common one goes into its λ."
+    named, usual = {}, common_scale(adapter)
+    for name, (Q, factors) in adapter.svd.items():
+        factors = factors * (adapter.scale(name) / usual)
+        named |= {f"{name}.lora_A": Q.flatten(1), f"{name}.lora_E": factors[:, None],
+                  f"{name}.lora_B": adapter.layers[name][1].flatten(1)}
+    return named
+
+def write_files(folder, named, config, body):
+    "Write tensors and config as PEFT has them; returns the folder's Path."
+    from safetensors.torch import save_file
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({PREFIX + name: t.detach().cpu().contiguous().clone() for name, t in named.items()}, folder / TENSORS,
+              metadata={"format": "pt"} | ({BODY: body} if body else {}))
+    (folder / CONFIG).write_text(json.dumps(config, indent=1), encoding="utf-8")
+    return folder
 
 @patch
 def write(self: Adapter, folder):
     "Write the two files into `folder`, made if it is not there; returns its Path."
-    from safetensors.torch import save_file
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    named = {PREFIX + re.sub(r"(\.lora_[AB])$", r"\1.weight", name): t for name, t in self.tensors().items()}
-    save_file({name: t.detach().cpu().contiguous().clone() for name, t in named.items()}, folder / TENSORS,
-              metadata={"format": "pt"} | ({BODY: self.body} if self.body else {}))
-    (folder / CONFIG).write_text(json.dumps(self.config(), indent=1), encoding="utf-8")
-    return folder
+    named = adalora_tensors(self) if self.svd else lora_tensors(self)
+    return write_files(folder, self.whole | named, self.config(), self.body)
 
 # %% ../../nbs/library/adapt_files.ipynb #nbfd8300
+KINDS = ("LORA", "ADALORA", "IA3")
 OTHER_SUMS = ("use_dora", "lora_bias", "fan_in_fan_out", "layer_replication", "target_parameters",
               "alora_invocation_tokens", "trainable_token_indices", "use_qalora")
 CHANGE_THE_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 def refuse_other_kinds(config, path):
-    "InputError for an adapter that is no plain LoRA."
+    "InputError for an adapter that computes something else."
     kind, start = config.get("peft_type"), str(config.get("init_lora_weights")).lower()
-    if kind != "LORA": raise InputError(f"{path}: is an adapter of the kind {shorten(kind)}; only LORA can be opened")
+    if kind not in KINDS:
+        raise InputError(f"{path}: is an adapter of the kind {shorten(kind)}; only {listed(KINDS)} can be opened")
     for name in OTHER_SUMS:
         if config.get(name): raise InputError(f"{path}: {name} makes it another sum than LoRA's; it cannot be opened")
     if start.startswith(CHANGE_THE_BASE):
         raise InputError(f"{path}: init_lora_weights={start!r} has changed the base itself; let PEFT merge it")
 
+def read_config(folder):
+    "The config in an adapter's folder, a dict; InputError if the folder is none."
+    path = Path(folder) / CONFIG
+    if not path.is_file(): raise InputError(f"{folder}: no {CONFIG}, so this is no adapter")
+    return read_json(path)
+
+def refuse_strays(there, given):
+    "InputError for a tensor that has no place in a model, has another shape, or is missing; both are dicts by name."
+    lost = [name for name in given if name not in there] + [name for name in there if name not in given]
+    lost += [name for name in given if name in there and there[name].shape != given[name].shape]
+    if lost: raise InputError(f"this adapter is for another model: {listed(lost, 3)} does not fit")
+
 def tensors_in(folder):
-    "(tensors by name, the header's text) of an adapter's folder."
+    "(tensors by name, the header's texts) of an adapter's folder."
     from safetensors import SafetensorError, safe_open
-    path = folder / TENSORS
+    path = Path(folder) / TENSORS
     if not path.is_file():
         pickled = (folder / "adapter_model.bin").exists()
         hint = "; its weights are a pickle, which can run code when read" if pickled else ""
         raise InputError(f"{folder}: no {TENSORS}{hint}; copy the adapter again")
     try:
         with safe_open(path, "pt") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}
     except SafetensorError as e: raise InputError(f"{path}: is not whole ({shorten(e, 80)}); copy it again") from None
 
 # %% ../../nbs/library/adapt_files.ipynb #n9859c65
-LORA = re.compile(r"(.+)\.lora_([AB])")
+LORA = re.compile(r"(.+)\.lora_([ABE])")
 
 def own_name(name):
     "A tensor's name in the model, of that in PEFT's file."
     return re.sub(r"(\.lora_[AB])\.weight$", r"\1", name.removeprefix(PREFIX).replace(".base_layer.", "."))
 
-def pairs_in(tensors, path):
-    "name of a layer → (A, B); InputError for half a pair."
-    halves = {}
+def parts_in(tensors, kind, path):
+    "name of a layer → dict from A, B and, of ADALORA, E to its tensor; InputError for a part without the others."
+    found, needed = {}, set("ABE" if kind == "ADALORA" else "AB")
     for name, tensor in tensors.items():
-        if found := LORA.fullmatch(name): halves.setdefault(found[1], {})[found[2]] = tensor
-    torn = [name for name, half in halves.items() if half.keys() != {"A", "B"}]
-    if torn or not halves: raise InputError(f"{path}: {f'has only half of {torn[0]}' if torn else 'holds no lora_A'}")
-    return {name: (half["A"], half["B"]) for name, half in halves.items()}
+        if part := LORA.fullmatch(name): found.setdefault(part[1], {})[part[2]] = tensor
+    torn = [name for name, parts in found.items() if parts.keys() != needed]
+    only = f"has only half of {torn[0]}" if torn else "holds no lora_A"
+    if torn or not found: raise InputError(f"{path}: {only}")
+    return found
 
 def by_pattern(patterns, name, usual):
     "The value of the first pattern that fits a layer's name, as PEFT matches them."
@@ -148,6 +199,22 @@ def alphas_of(config, names, path):
     return {name: float(alpha) for name, alpha in found.items()}
 
 # %% ../../nbs/library/adapt_files.ipynb #n585fe01
+def pairs_of(parts):
+    "(name → (A, B), name → (Q, λ)) of what `parts_in` found; a layer whose rank is 0 is none."
+    parts = {name: found for name, found in parts.items() if len(found["A"])}
+    svd = {name: (found["A"], found["E"].flatten()) for name, found in parts.items() if "E" in found}
+    for name, (Q, factors) in svd.items(): parts[name]["A"] = factors.view(-1, *[1] * (Q.ndim - 1)) * Q
+    return {name: (found["A"], found["B"]) for name, found in parts.items()}, svd
+
+def scaled_alphas(config, layers, path):
+    "α by layer; PEFT's AdaLoRA divides it by the first rank, and so it is made to fit the rank that is left."
+    if config["peft_type"] == "LORA": return alphas_of(config, layers, path)
+    first = config.get("init_r")
+    if type(first) is not int or first < 1:
+        raise InputError(f"{path}: init_r={shorten(repr(first))}: must be a whole number, at least 1")
+    alphas = alphas_of(config | dict(alpha_pattern=None), layers, path)
+    return {name: alpha * len(layers[name][0]) / (first + 1e-5) for name, alpha in alphas.items()}
+
 @patch(cls_method=True)
 def read(cls: Adapter, folder):
     """The adapter in `folder`, written by us or by PEFT.
@@ -156,18 +223,16 @@ def read(cls: Adapter, folder):
     ------
     InputError if the folder holds none, or one of a kind that cannot be opened.
     """
-    folder = Path(folder)
-    path = folder / CONFIG
-    if not path.is_file(): raise InputError(f"{folder}: no {CONFIG}, so this is no adapter")
-    config = read_json(path)
-    refuse_other_kinds(config, path)
+    folder, config = Path(folder), read_config(folder)
+    refuse_other_kinds(config, folder / CONFIG)
     given, header = tensors_in(folder)
     tensors = {own_name(name): t.float() for name, t in given.items()}
-    layers = pairs_in(tensors, folder / TENSORS)
+    layers, svd = pairs_of(parts_in(tensors, config["peft_type"], folder / TENSORS))
     whole = {name: t for name, t in tensors.items() if not LORA.fullmatch(name)}
-    return cls(layers, alphas_of(config, layers, path), bool(config.get("use_rslora")), whole,
+    return cls(layers, scaled_alphas(config, layers, folder / CONFIG), bool(config.get("use_rslora")), whole,
                list(config.get("modules_to_save") or ()), str(config.get("base_model_name_or_path") or ""),
-               (header or {}).get(BODY), config.get("target_modules"), config.get("task_type") == "SEQ_CLS")
+               header.get(BODY), config.get("target_modules"), config.get("task_type") == "SEQ_CLS", svd)
+
 
 # %% ../../nbs/library/adapt_files.ipynb #n8679424
 def find_adapter(folder):

@@ -17,9 +17,9 @@ from fastcore.basics import patch
 from torch import nn
 from torch.func import functional_call
 
-from . import method
+from . import Method, method
 from .files import Adapter, scale_of
-from .freeze import Full, freeze_all_but, weights_hash
+from .freeze import freeze_all_but, param_groups, weights_hash
 from ..checks import InputError, check_flag, check_real, check_whole, did_you_mean, listed, shorten
 from ..tasks.heads import head_of
 
@@ -51,9 +51,14 @@ def product(layer, A, B):
 # %% ../../nbs/6_adapting/62_lora.ipynb #n5c64445
 def input_of(args, kwargs): return args[0] if args else kwargs["input"]
 
+def pair_of(layer):
+    "A and B of a layer; where it has `lora_E`, a factor for each of the r directions, that is in A."
+    A, factor = layer.lora_A, getattr(layer, "lora_E", None)
+    return (A if factor is None else factor.view(-1, *[1] * (A.ndim - 1)) * A), layer.lora_B
+
 def add_low_rank(layer, args, kwargs, out):
     "A layer's answer with its low rank added: a hook, so that the layer stays what it is."
-    return out + layer.lora_scale * low_rank(layer, input_of(args, kwargs), layer.lora_A, layer.lora_B)
+    return out + layer.lora_scale * low_rank(layer, input_of(args, kwargs), *pair_of(layer))
 
 def put_on_layer(layer, A, B, alpha, rslora):
     "Let a layer have a low rank."
@@ -64,8 +69,9 @@ def put_on_layer(layer, A, B, alpha, rslora):
 
 def take_off_layer(layer):
     "Undo `put_on_layer`; returns A, B and the factor."
-    had = layer.lora_A.detach(), layer.lora_B.detach(), layer.lora_scale
-    del layer.lora_A, layer.lora_B, layer.lora_alpha, layer.lora_rslora, layer.lora_scale
+    had = *(t.detach() for t in pair_of(layer)), layer.lora_scale
+    for name in [n for n in vars(layer) if n.startswith("lora_")] + [n for n in layer._parameters if n[:5] == "lora_"]:
+        delattr(layer, name)
     for key in [k for k, hook in layer._forward_hooks.items() if hook is add_low_rank]:
         del layer._forward_hooks[key], layer._forward_hooks_with_kwargs[key]
     return had
@@ -199,9 +205,11 @@ def as_peft_finds(model, layers):
     others = [n for n, m in model.named_modules() if n.endswith(ends) and n not in layers]
     return "|".join(re.escape(name) for name in layers) if others else list(layers)
 
+ADDED = re.compile(r"\.(lora_[ABE]|ia3_l|bottleneck\..*)$")          # parameters that a method has added
+
 def hash_of_body(model, whole):
-    "Hash of all in a model's state but its low ranks and what moves as a whole."
-    state = {n: t for n, t in model.state_dict().items() if n not in whole and not re.search(r"\.lora_[AB]$", n)}
+    "Hash of all in a model's state but what a method has added and what moves as a whole."
+    state = {n: t for n, t in model.state_dict().items() if n not in whole and not ADDED.search(n)}
     return weights_hash({n: t for n, t in state.items() if t.is_floating_point()})
 
 # %% ../../nbs/6_adapting/62_lora.ipynb #n6ee81ea
@@ -209,7 +217,7 @@ def adapter_of(model, base=""):
     "What a model with low ranks has learned, as an Adapter; `base` is the name of what it began from."
     layers, whole = adapted(model), moved_whole(model)
     if not layers: raise InputError("this model has no low rank, so there is no adapter to take")
-    pairs = {n: (m.lora_A.detach().clone(), m.lora_B.detach().clone()) for n, m in layers.items()}
+    pairs = {n: tuple(t.detach().clone() for t in pair_of(m)) for n, m in layers.items()}
     kept = {n: p.detach().clone() for n, p in whole.items()}
     alphas, rslora = {n: m.lora_alpha for n, m in layers.items()}, any(m.lora_rslora for m in layers.values())
     return Adapter(pairs, alphas, rslora, whole=kept, modules=modules_of(model, kept),
@@ -244,6 +252,15 @@ def put_pair(layer, adapter, name):
     A, B = adapter.layers[name]
     put_on_layer(layer, A.clone(), B.clone(), adapter.alphas[name], adapter.rslora)
 
+def in_shape(model, adapter):
+    "An adapter whose low ranks have their layers' shapes, where a file holds those of convolutions as flat matrices."
+    modules, pairs = dict(model.named_modules()), dict(adapter.layers)
+    for name, (A, B) in pairs.items():
+        kernel = getattr(getattr(modules.get(name), "weight", None), "shape", ())[1:]
+        if A.ndim == 2 < len(kernel) + 1 and A.shape[1] == kernel.numel():
+            pairs[name] = A.reshape(-1, *kernel), B.reshape(*B.shape[:2], *[1] * (len(kernel) - 1))
+    return replace(adapter, layers=pairs)
+
 
 # %% ../../nbs/6_adapting/62_lora.ipynb #nf6f1925
 @torch.no_grad()
@@ -255,6 +272,7 @@ def put_adapter(model, adapter):
     InputError if the model is another one, by name, shape or hash, or has a low rank already.
     """
     if adapted(model): raise InputError("this model has a low rank already; merge it first")
+    adapter = in_shape(model, adapter)
     refuse_misfits(model, adapter)
     refuse_other_body(model, adapter)
     modules, params = dict(model.named_modules()), dict(model.named_parameters())
@@ -265,6 +283,7 @@ def put_adapter(model, adapter):
 @torch.no_grad()
 def unmerge_lora(model, adapter):
     "Take an adapter that was merged off the weights again and put it on; the model, which answers as before."
+    adapter = in_shape(model, adapter)
     refuse_misfits(model, adapter)
     modules = dict(model.named_modules())
     for name, (A, B) in adapter.layers.items():
@@ -274,9 +293,38 @@ def unmerge_lora(model, adapter):
         put_pair(layer, adapter, name)
     return model
 
+# %% ../../nbs/6_adapting/62_lora.ipynb #n2b9e8c0
+class Few(Method):
+    "Few parameters move, and the head as a whole: what methods that leave the body as it is have in common."
+    def groups(self, model, lr, weight_decay=.01, layer_decay=1.):
+        found = param_groups(model, lr, layer_decay, weight_decay)
+        found = [g | dict(params=[p for p in g["params"] if p.requires_grad]) for g in found]
+        return [g for g in found if g["params"]]
+
+    def rate(self, rates): return min(10 * rates["body"], rates["head"] / 4)
+    def state(self, model): return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+
+    @torch.no_grad()
+    def load(self, model, state):
+        there = dict(model.named_parameters()) | dict(model.named_buffers())
+        for name, t in state.items(): there[name].copy_(t)
+
+    def __repr__(self):
+        "The word, with those settings that are not the usual ones."
+        given = ", ".join(f"{n}={v!r}" for n, v in vars(self).items() if v != vars(type(self)())[n])
+        return f"{self.form}({given})" if given else self.form
+
+def target_names(targets):
+    "Targets as one text, names joined by +; InputError for what is neither a text nor a list of names."
+    named = isinstance(targets, (list, tuple)) and targets and all(isinstance(t, str) for t in targets)
+    if named: return "+".join(targets)
+    if isinstance(targets, str) and targets: return targets
+    raise InputError(f"targets={shorten(repr(targets))}: must be 'all', or names joined by '+'")
+
+
 # %% ../../nbs/6_adapting/62_lora.ipynb #n79359e6
 @method("lora")
-class Lora(Full):
+class Lora(Few):
     """A low rank beside each layer, and the head, move; the layers themselves stay.
 
     Parameters
@@ -291,45 +339,24 @@ class Lora(Full):
     def __init__(self, r=None, alpha=16., targets="all", rslora=False):
         self.r = r if r is None else check_whole("r", r, 1)
         self.alpha = check_real("alpha", alpha, 0, ends="(]")
-        if isinstance(targets, (list, tuple)) and targets and all(isinstance(t, str) for t in targets):
-            targets = "+".join(targets)
-        if not isinstance(targets, str) or not targets:
-            raise InputError(f"targets={shorten(repr(targets))}: must be 'all', or names joined by '+'")
-        self.targets, self.rslora = targets, check_flag("rslora", rslora)
+        self.targets, self.rslora = target_names(targets), check_flag("rslora", rslora)
 
     def attach(self, model, seed=0):
         layers = add_lora(model, self.r, self.alpha, self.targets, self.rslora, seed)
         pairs = [p for layer in layers.values() for p in (layer.lora_A, layer.lora_B)]
         return freeze_all_but(model, pairs + list(moved_whole(model).values()))
 
-    def groups(self, model, lr, weight_decay=.01, layer_decay=1.):
-        found = super().groups(model, lr, weight_decay, layer_decay)
-        found = [g | dict(params=[p for p in g["params"] if p.requires_grad]) for g in found]
-        return [g for g in found if g["params"]]
-
-    def rate(self, rates): return min(10 * rates["body"], rates["head"] / 4)
     def merge(self, model): return merge_lora(model)
 
 # %% ../../nbs/6_adapting/62_lora.ipynb #na0c9fb8
 @patch
-def state(self: Lora, model):
-    pairs = {f"{n}.lora_{part}": getattr(m, f"lora_{part}") for n, m in adapted(model).items() for part in "AB"}
-    return {n: p.detach().clone() for n, p in (moved_whole(model) | pairs).items()}
-
-@patch
-def load(self: Lora, model, state):
-    there = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, t in state.items(): there[name].copy_(t)
-
-@patch
 def adapter(self: Lora, model, base=""): return adapter_of(model, base)
 
 @patch
-def __repr__(self: Lora):
-    "The word, with those settings that are not the usual ones."
-    given = ", ".join(f"{n}={v!r}" for n, v in vars(self).items() if v != vars(type(self)())[n])
-    return f"lora({given})" if given else "lora"
+def put(self: Adapter, model):
+    "The model with the low ranks folded in; InputError if it is another model."
+    return merge_lora(put_adapter(model, self))
+
 
 # %% ../../nbs/6_adapting/62_lora.ipynb #nf397906
 def rows_by_name(names, device):
@@ -373,6 +400,7 @@ class Adapters:
     def add(self, name, adapter):
         "Know an `Adapter` by a name; InputError for one of another body."
         if name in self.known: raise InputError(f"name={shorten(repr(name))}: there is an adapter of this name")
+        adapter = in_shape(self.model, adapter)
         refuse_misfits(self.model, adapter, self.head)
         refuse_other_body(self.model, adapter)
         for part in adapter.layers: self.hook(part, self.add_rows)

@@ -27,6 +27,7 @@ PER_CLASS, JUDGED = 16, 400
 TEXT_WAYS = {
     "head": "head", "full": "full", "lora": Lora(), "r 1": Lora(r=1), "r 32": Lora(r=32), "r 32, rslora": Lora(r=32, rslora=True),
     "alpha 4": Lora(alpha=4.), "query+value, r 32, alpha 64": Lora(32, 64., "query+value")}
+FACTORS = {"rate / 4": .25, "rate * 4": 4.}                  # on the learning rates, of the ways that have another
 PICTURE_WAYS = {"head": "head", "full": "full", "lora": Lora(), "rate / 4": Lora(), "rate * 4": Lora()}
 
 
@@ -61,7 +62,7 @@ def fitted(name, seed, way):
     (x, y), (held, theirs) = read(seed)
     own = {} if way == "head" else settings
     usual = rows.rates_for
-    factor = {"rate / 4": .25, "rate * 4": 4.}.get(way, 1.)
+    factor = FACTORS.get(way, 1.)
     rows.rates_for = classmethod(lambda cls, base: {k: v * factor for k, v in usual(base).items()})
     begun = time.perf_counter()
     try: est = estimator(tune=ways[way], seed=seed, verbose=0, **own).fit(x, y)

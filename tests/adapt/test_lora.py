@@ -313,7 +313,7 @@ def test_an_adapter_of_another_base_is_refused(fitted, tiny_base, tmp_path):
 
 
 @pytest.mark.parametrize("change, said", [
-    (dict(peft_type="ADALORA"), "of the kind ADALORA; only LORA"), (dict(use_dora=True), "use_dora makes it another sum"), (dict(init_lora_weights="pissa_niter_4"), "changed the base itself"),
+    (dict(peft_type="LOHA"), "of the kind LOHA; only LORA"), (dict(peft_type="ADALORA"), "has only half of"), (dict(use_dora=True), "use_dora makes it another sum"), (dict(init_lora_weights="pissa_niter_4"), "changed the base itself"),
     (dict(lora_alpha=0), "lora_alpha=0"), (dict(lora_alpha="x"), "lora_alpha='x'")])
 def test_kinds_of_adapters_that_cannot_be_opened(fitted, tmp_path, change, said):
     folder = fitted.save(tmp_path / "m") / "adapter"
