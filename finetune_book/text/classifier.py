@@ -17,7 +17,7 @@ class TextTuner(FineTuner):
                  weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0.,
                  class_weight=None, clip_norm=1., seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50,
                  memory_mb=None, callbacks=(), verbose=1, thresholds=.5, precision="auto", shortcuts="table",
-                 cache=None):
+                 cache=None, adversarial=None):
         store(self, locals())
 
     def __sklearn_tags__(self):
@@ -70,6 +70,8 @@ class TextClassifier(Classifying, TextTuner):
         batches hold texts of like length, but with "packing" (not in "all") chance decides which texts share a step
     callbacks : sequence of `finetune_book.train.trainer.Callback`
     verbose : 0 is silent, 1 prints the budget and shows progress bars; cache : None or a `compress.cache.FeatureCache`
+    adversarial : None, or who makes training harder: "fgm", "pgd(eps=.5, steps=3)", "free", "virtual" (with
+        `fit(…, unlabelled=texts)` it learns from texts without labels), or another of `finetune_book.adapt.ADVERSARIES`
 
     Targets are one class for each text; or several labels at once, as lists of labels or as an indicator matrix (n, L),
     and then `predict` answers in the same form, and `predict_proba` gives each label its own probability.
