@@ -6,7 +6,7 @@
 __all__ = ['L2', 'Linf', 'climb', 'Opening', 'Pixels', 'Embeddings', 'Adversary', 'as_adversary', 'attacked_outputs',
            'robust_score', 'worst_texts', 'gradient_checks']
 
-# %% ../../nbs/6_adapting/67_adversarial.ipynb #nb6a7a94
+# %% ../../nbs/6_adapting/67_adversarial.ipynb #ncf6a05e
 import re
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from math import inf
 
 import numpy as np
 import torch
+from fastcore.basics import patch
 
 from . import ADVERSARIES, Method, adversary, made_by_word
 from ..checks import InputError, check_choice, check_real, check_whole
@@ -33,7 +34,7 @@ def finite(grad):
     "A gradient with 0 in the place of what is no number."
     return torch.nan_to_num(grad, 0., 0., 0.)
 
-# %% ../../nbs/6_adapting/67_adversarial.ipynb #n7ffd14c
+# %% ../../nbs/6_adapting/67_adversarial.ipynb #n8be74e6
 class L2:
     """Changes whose Euclidean length is at most r. Changes are (n, …) tensors, r is a number or (n, 1, …).
 
@@ -63,7 +64,9 @@ class Linf(L2):
     p = "inf"
     def length(self, delta): return delta.flatten(1).abs().amax(1)
     def steepest(self, grad): return finite(grad).sign()
-    def project(self, delta, r): return delta.clamp(-torch.as_tensor(r).to(delta), torch.as_tensor(r).to(delta))
+    def project(self, delta, r):
+        r = torch.as_tensor(r, dtype=delta.dtype, device=delta.device)
+        return delta.clamp(-r, r)
     def inside(self, noise, share, r):
         "A change from normal noise (n, …): each entry uniform between -r and r."
         return torch.erf(noise / 2**.5) * r
@@ -95,7 +98,7 @@ def climb(loss_of, delta, ball, radius, *, steps, rate, allowed=lambda delta: de
         delta = allowed(ball.project(delta.detach() + rate * radius * ball.steepest(grad), radius))
     return delta.detach()
 
-# %% ../../nbs/6_adapting/67_adversarial.ipynb #nb0a3b8c
+# %% ../../nbs/6_adapting/67_adversarial.ipynb #n73136d2
 class Opening:
     """Where a small change enters a model.
 
@@ -109,6 +112,7 @@ class Opening:
     def answer(self, model, inputs, delta): "The model's answer to inputs with a change."
     def allowed(self, inputs, delta): "The nearest change that leaves inputs what they are."
 
+# %% ../../nbs/6_adapting/67_adversarial.ipynb #ne11df46
 class Pixels(Opening):
     """Changes of pixels in [0, 1] that the model sees as (pixel - mean) / std.
 
@@ -132,6 +136,7 @@ class Pixels(Opening):
         pixels = x * self.std.to(x) + self.mean.to(x)
         return (pixels + delta).clamp(0, 1) - pixels
 
+# %% ../../nbs/6_adapting/67_adversarial.ipynb #nfe12747
 class Embeddings(Opening):
     "Changes of the vectors of words, by a hook on the model's table; a radius of 1 is a text's mean vector length."
     norm, eps, unbounded = 2, {2: .1, "inf": .02}, 100.
@@ -192,7 +197,7 @@ class Ground:
     apart: object = None
     more: object = None
 
-# %% ../../nbs/6_adapting/67_adversarial.ipynb #n599ef8a
+# %% ../../nbs/6_adapting/67_adversarial.ipynb #n23ed19c
 class Adversary:
     """Who looks for the worst small change, and what is then minimised.
 
@@ -233,17 +238,21 @@ class Adversary:
             return climb(lambda delta: loss(opening.answer(model, inputs, delta)), begin, ball, radius,
                          steps=self.steps, rate=self.rate or 2.5 / self.steps, allowed=partial(opening.allowed, inputs))
 
-    def sparring(self, ground):
-        "A `Sparring` for one training."
-        return Sparring(self, ground)
-
     __eq__, __hash__ = Method.__eq__, None
-    def __repr__(self):
-        usual = vars(type(self)())
-        given = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if value != usual[name])
-        return f"{self.form}({given})" if given else self.form
 
-# %% ../../nbs/6_adapting/67_adversarial.ipynb #n28e0a7f
+# %% ../../nbs/6_adapting/67_adversarial.ipynb #nbb885b1
+@patch
+def sparring(self: Adversary, ground):
+    "A `Sparring` for one training."
+    return Sparring(self, ground)
+
+@patch
+def __repr__(self: Adversary):
+    "The word, with those settings that are not the usual ones."
+    usual = vars(type(self)())
+    given = ", ".join(f"{name}={value!r}" for name, value in vars(self).items() if value != usual[name])
+    return f"{self.form}({given})" if given else self.form
+
 def check_radius(eps): return eps if eps is None else check_real("eps", eps, 0, ends="(]")
 
 def check_norm(norm):
@@ -364,7 +373,7 @@ class Free(Adversary):
 
     def sparring(self, ground): return FreeSparring(self, ground)
 
-# %% ../../nbs/6_adapting/67_adversarial.ipynb #nd4a7fdc
+# %% ../../nbs/6_adapting/67_adversarial.ipynb #n825845b
 LOSSES = {"classification": (CrossEntropy(), lambda z: z.softmax(-1)),
           "multilabel": (BinaryCrossEntropy(), torch.sigmoid), "regression": (SquaredError(), lambda z: z[:, 0])}
 
@@ -379,6 +388,7 @@ def apart(kind, outputs, truth):
     truth = truth.detach()
     return loss(outputs, says(truth)) - loss(truth, says(truth))
 
+# %% ../../nbs/6_adapting/67_adversarial.ipynb #n848292c
 NEAR = .1            # of the radius: where the gradient of D is taken
 
 class VirtualSparring(Sparring):
@@ -404,6 +414,7 @@ class VirtualSparring(Sparring):
             far = distance(self.direction(trainer, inputs, distance, ball, radius))
         return plain + self.adversary.weight * far
 
+# %% ../../nbs/6_adapting/67_adversarial.ipynb #nff92e97
 @adversary("virtual")
 class Virtual(Adversary):
     """No answer should turn by a small change, of examples without labels, too. Source: Miyato et al. (2018).

@@ -68,10 +68,8 @@ class TextClassifier(Classifying, TextTuner):
     precision : "auto", the faster here of "float32" and "bfloat16" (three digits); on a GPU also "float16", "tf32"
     shortcuts : "all", "none", or words of `finetune_book.train.fast.SHORTCUTS` joined by "+", to make training faster;
         batches hold texts of like length, but with "packing" (not in "all") chance decides which texts share a step
-    callbacks : sequence of `finetune_book.train.trainer.Callback`
+    callbacks : sequence of `train.trainer.Callback`; adversarial : None, or one of `adapt.ADVERSARIES`: "fgm(eps=.1)"
     verbose : 0 is silent, 1 prints the budget and shows progress bars; cache : None or a `compress.cache.FeatureCache`
-    adversarial : None, or who makes training harder: "fgm", "pgd(eps=.5, steps=3)", "free", "virtual" (with
-        `fit(…, unlabelled=texts)` it learns from texts without labels), or another of `finetune_book.adapt.ADVERSARIES`
 
     Targets are one class for each text; or several labels at once, as lists of labels or as an indicator matrix (n, L),
     and then `predict` answers in the same form, and `predict_proba` gives each label its own probability.
