@@ -25,7 +25,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.metrics import accuracy_score
 from sklearn.utils.validation import check_is_fitted
 
-from .adapt import Method, as_method
+from .adapt import ADVERSARIES, Method, as_method
+from .adapt.adversarial import Adversary, Ground, apart, as_adversary
 from .adapt.files import ADAPTER, find_adapter
 from .cards import model_card
 from .checks import InputError, check_choice, check_path, check_real, check_whole, shorten
@@ -67,6 +68,7 @@ def check_hyperparameters(params):
     for name in _WHOLE.keys() & given.keys(): check_whole(name, given[name], *_WHOLE[name])
     for name in _REAL.keys() & given.keys(): check_real(name, given[name], *_REAL[name])
     if "tune" in given: as_method(given["tune"])
+    as_adversary(given.get("adversarial"))
     if "precision" in given: check_choice("precision", given["precision"], PRECISIONS)
     if "shortcuts" in given: parse_shortcuts(given["shortcuts"])
     try: make_schedule(params["schedule"], 10, .1)
@@ -157,6 +159,12 @@ def forward_all(model, batches, collate, n, *, device="cpu", fn=None, bar=None):
     return out.clone()
 
 # %% ../nbs/library/finetuner.ipynb #n6bbebd8
+def adversary_of(est): return as_adversary(getattr(est, "adversarial", None))
+
+def replays_of(est):
+    "How often in a row each batch is taken."
+    return getattr(adversary_of(est), "replays", 1)
+
 @dataclass
 class Pace:
     """How fast and for how long.
@@ -175,7 +183,8 @@ class Pace:
         "The settings that were given; those that suit `n` rows, the base and the method in the place of None."
         lr = method.rate(rows.rates_for(est.base)) if est.lr is None else est.lr
         least = max(rows.least_epochs, method.least_epochs(model))
-        epochs = est.epochs or enough_epochs(n, est.batch_size, rows.steps, least, max(least, rows.most_epochs))
+        passed, most = n * replays_of(est), max(least, rows.most_epochs)
+        epochs = est.epochs or enough_epochs(passed, est.batch_size, rows.steps, least, most)
         return cls(float(lr), int(epochs), est.lr is None and not (method.fixed_body and (est.epochs or est.callbacks)))
 
 # %% ../nbs/library/finetuner.ipynb #na9e5dce
@@ -198,6 +207,7 @@ class Job:
     held: Part | None
     device: torch.device
     pace: Pace
+    more: object = None             # prepared rows without targets
 
     def inputs(self, part, idx):
         return to_device(self.rows.collate(part.rows, idx), self.device)
@@ -220,25 +230,31 @@ class Job:
         return read(part, meter.seeing(self.rows.features), "reading" if self.est.verbose else None)
 
 # %% ../nbs/library/finetuner.ipynb #n689733a
+@patch(as_prop=True)
+def fixed(self: Job):
+    "Whether what the body says of a row is always the same; an adversary changes what it reads."
+    return self.method.fixed_body and adversary_of(self.est) is None
+
 @patch
 def room(self: Job):
     "Memory that the training may take, and the ways out where it is too little."
     asked, settings = self.est.memory_mb, self.est.get_params(deep=False)
     ways = [f"a smaller {name}" for name in ("max_length", "size") if name in settings] + ["a smaller base"]
-    if not self.method.fixed_body: ways.append("tune='head'")
+    if not self.fixed: ways.append("tune='head'")
     if asked is None: return Room(free_mb(self.device), "machine", None, tuple(ways))
     return Room(asked, "memory_mb", asked, tuple(ways))
 
 @patch(as_prop=True)
 def scaled(self: Job):
     "Whether the loss has to be scaled: float16 goes all the way back. A head alone trains in float32."
-    return not self.method.fixed_body and self.rows.taken_on(self.device)["precision"] == "float16"
+    return not self.fixed and self.rows.taken_on(self.device)["precision"] == "float16"
 
 @patch
 def shortcuts(self: Job):
     "Context in which the model trains; a body that stays as it is has no use for shortcuts."
     if self.method.fixed_body: return nullcontext()
-    return self.rows.shortcuts_for(self.model, [part.rows for part in (self.train, self.held) if part is not None])
+    parts = [part.rows for part in (self.train, self.held) if part is not None]
+    return self.rows.shortcuts_for(self.model, parts if self.more is None else [*parts, self.more])
 
 @patch
 def with_solving(self: Job, budget):
@@ -262,7 +278,8 @@ class ThroughAll:
     "Every batch of every epoch passes through the whole model."
     def __init__(self, job):
         self.job, self.module = job, job.model
-        self.batches = job.rows.batches(job.train.rows, job.est.batch_size, job.est.seed)
+        batches, times = job.rows.batches(job.train.rows, job.est.batch_size, job.est.seed), replays_of(job.est)
+        self.batches = lambda epoch: [idx for idx in batches(epoch) for _ in range(times)]
 
     def fetch(self, idx): return self.job.rows.fetch(self.job.train.rows, self.job.train.targets, idx)
 
@@ -328,7 +345,7 @@ class Solved(ThroughTable):
 
 def way_of(job):
     "How the rows of a job go: through the whole model each time, or once, and the head alone trains or is solved."
-    if not job.method.fixed_body: return ThroughAll(job)
+    if not job.fixed: return ThroughAll(job)
     return Solved(job) if job.pace.solved else ThroughTable(job)
 
 # %% ../nbs/library/finetuner.ipynb #nca34fa7
@@ -374,15 +391,31 @@ def hash_of(data):
     else: content = json.dumps(data, default=str).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
-def identity_of_run(settings, train):
+def identity_of_run(settings, job):
     "What decides a run and its trainer cannot see."
+    more = {} if job.more is None else {"unlabelled rows": hash_of(job.more)}
     return {f"setting {name}": json.dumps(value, default=str) for name, value in settings.items()} | {
-        "training rows": hash_of(train.rows), "targets": hash_of(train.targets)}
+        "training rows": hash_of(job.train.rows), "targets": hash_of(job.train.targets)} | more
+
+# %% ../nbs/library/finetuner.ipynb #n6f0748e
+def some_inputs(job, rows, n):
+    "Inputs of `n` rows, drawn by torch's own generator, which the trainer sets by seed, epoch and batch."
+    return job.rows.collate(rows, torch.randint(len(rows), (n,), generator=torch.default_generator).numpy())
+
+@patch(as_prop=True)
+def sparring(self: Job):
+    "What is minimised in place of the plain loss, a Callback too; None without an adversary."
+    if "_sparring" not in vars(self):
+        found = adversary_of(self.est)
+        more = None if self.more is None else partial(some_inputs, self, self.more)
+        self._sparring = found and found.sparring(Ground(self.rows.opening(), partial(apart, self.task.kind), more))
+    return self._sparring
 
 # %% ../nbs/library/finetuner.ipynb #n8cda105
 def callbacks_for(job):
     "The trainer's callbacks that the settings and the method ask for."
     est, found = job.est, [*job.est.callbacks, *job.method.callbacks(job.model)]
+    if job.sparring: found.append(job.sparring)
     if job.held is not None: found += [KeepBest("val_loss"), EarlyStopping("val_loss", patience=est.patience)]
     if est.verbose: found.append(ProgressBar())
     if est.checkpoint_dir: found.append(Checkpoint(est.checkpoint_dir, every_steps=est.checkpoint_every))
@@ -396,7 +429,8 @@ def make_trainer(job, way):
     trainer = Trainer(way.module, torch.optim.AdamW(groups, lr=job.pace.lr, fused=True),
                       meter.seeing(lambda out, y: loss(logits_of(out), y)), schedule,
                       callbacks=[*callbacks_for(job), meter], seed=est.seed, clip_norm=est.clip_norm,
-                      mass=job.task.mass, identity=identity_of_run(est.plain_params(), job.train), scaled=job.scaled,
+                      mass=job.task.mass, identity=identity_of_run(est.plain_params(), job), scaled=job.scaled,
+                      objective=job.sparring,
                       device=job.device)
     return trainer, meter
 
@@ -413,14 +447,16 @@ def store(est, settings):
     for name, value in settings.items():
         if name not in ("self", "__class__"): setattr(est, name, value)
 
-def registered(method):
-    "A method as the word that makes it again; InputError for one that no word makes."
+def registered(given, made=as_method):
+    "A method or an adversary as the word that makes it again; InputError for one that no word makes."
     with suppress(InputError, TypeError):
-        if as_method(str(method)) == method: return str(method)
-    raise InputError(f"{type(method).__name__} cannot be kept in a saved model; register its class by @method, "
+        if made(str(given)) == given: return str(given)
+    mark = "method" if made is as_method else "adversary"
+    raise InputError(f"{type(given).__name__} cannot be kept in a saved model; register its class by @{mark}, "
                      "with settings that can be written down")
 
 savable("method", Method, registered, as_method)
+savable("adversary", Adversary, lambda found: registered(found, as_adversary), as_adversary)
 
 DECIDES_NOTHING = ("callbacks", "checkpoint_dir", "checkpoint_every", "verbose", "device", "memory_mb", "cache")
 
@@ -449,9 +485,19 @@ def warn_of_unused(est):
     if given: warnings.warn(f"{', '.join(given)}: not used. Only the head was tuned, and it was solved without steps; "
                             "give epochs to train it by steps, or tune='full'", stacklevel=3)
 
+# %% ../nbs/library/finetuner.ipynb #ndd34fad
+@patch
+def _checked_more(self: FineTuner, rows, unlabelled):
+    "Examples without targets, checked; InputError where nothing would learn from them."
+    if unlabelled is None: return None
+    if not isinstance(adversary_of(self), ADVERSARIES["virtual"]):
+        raise InputError("unlabelled: only adversarial='virtual' learns from examples without labels; "
+                         "set it, or leave them out")
+    return rows.check(unlabelled)
+
 # %% ../nbs/library/finetuner.ipynb #na4ca63f
 @patch
-def fit(self: FineTuner, X, y, validation=None):
+def fit(self: FineTuner, X, y, validation=None, unlabelled=None):
     """Fine-tune the base; returns self.
 
     Parameters
@@ -459,6 +505,7 @@ def fit(self: FineTuner, X, y, validation=None):
     X : n examples; y : (n,) targets; for a classifier also n lists of labels, or an indicator matrix (n, L)
     validation : pair (examples, targets) or None; with it the epoch of lowest validation loss is kept, and training
         stops after `patience` epochs without a lower one
+    unlabelled : more examples or None, for adversarial="virtual" alone
 
     Raises
     ------
@@ -466,7 +513,7 @@ def fit(self: FineTuner, X, y, validation=None):
     """
     self.check_settings()
     rows = self._rows()
-    X = rows.check(X)
+    X, self._more = rows.check(X), self._checked_more(rows, unlabelled)
     words = rows.usual_methods(len(X)) if self.tune is self.lr is None else ("full",)     # a rate alone: all moves
     if len(words) > 1: self._try_each(words, X, y, validation)
     else: self._five_steps(rows, self._method(words), X, y, validation)
@@ -493,7 +540,8 @@ def _five_steps(self: FineTuner, rows, method, X, y, validation, learn=True):
     self.n_trainable_ = method.attach(model, self.seed)
     rows.allow(model, self.batch_size, method)
     pace = Pace.of(self, rows, method, model, len(train))
-    job = Job(self, rows, task, method, model.to(device), train, held, device, pace)
+    more = None if self._more is None else rows.prepare([*X, *self._more])
+    job = Job(self, rows, task, method, model.to(device), train, held, device, pace, more)
     way = way_of(job)
     # 4. Training: what it will take, then the loop, watched on the validation rows.
     with rows.numerics(device), job.shortcuts():
@@ -544,7 +592,7 @@ def thirds_held_back(targets, seed, enough=JUDGED):
 @patch
 def _fit_twin(self: FineTuner, word, step, X, y, validation=None):
     twin = self._twin(word, step)
-    rows = twin._rows()
+    rows, twin._more = twin._rows(), self._more
     return twin._five_steps(rows, twin._method(), rows.check(X), y, validation)
 
 @patch

@@ -12,6 +12,8 @@ from contextlib import nullcontext
 import numpy as np
 from fastcore.basics import patch
 
+from .checks import InputError
+
 # %% ../nbs/library/rows.ipynb #n114dbc2
 def repeatable(device):
     """While it holds, a GPU adds up its convolutions in one order and in full single precision.
@@ -116,6 +118,11 @@ def shortcuts_for(self: Rows, model, parts):
 def scores(self: Rows, model, inputs):
     "What the model answers to a batch, (b, k) in single precision, where nothing is learned."
     return logits_of(model(**inputs))
+
+@patch
+def opening(self: Rows):
+    "Where a small change enters what the model reads, a `finetune_book.adapt.adversarial.Opening`."
+    raise InputError("adversarial: nobody has said where a small change enters such examples; leave it out")
 
 @patch
 def fetch(self: Rows, rows, targets, idx):

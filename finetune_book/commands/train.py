@@ -16,7 +16,7 @@ from .fitting import fit_model, judge, make_model, parts_to_train
 from .options import Quiet, out_option
 from .sources import given, holds_pictures, read_parts
 
-from ..adapt import tune_help
+from ..adapt import ADVERSARIES, tune_help
 from ..places import refuse_input
 
 # %% ../../nbs/library/commands_train.ipynb #c041
@@ -45,6 +45,8 @@ RATE_HELP = "Learning rate; if not given what suits base and method, and the hea
 Base = Annotated[str | None, typer.Option(help="Hugging Face id, folder; pictures: torchvision/resnet18, weights file, "
                                                "scratch; else the carried one.")]
 Tune = Annotated[str | None, typer.Option(help=TUNE_HELP)]
+HARDER_HELP = f"Train on the worst small changes: {tune_help(ADVERSARIES)}, as in 'pgd(eps=4/255, steps=3)'."
+Adversarial = Annotated[str | None, typer.Option(help=HARDER_HELP)]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the data; "
                                                  "if not given as many as few rows need.")]
 Rate = Annotated[float | None, typer.Option(help=RATE_HELP)]
@@ -88,6 +90,7 @@ def train(
     lr: Rate = None,
     batch_size: BatchSize = None,
     precision: Precision = None,
+    adversarial: Adversarial = None,
     max_length: MaxLength = None,
     shortcuts: Shortcuts = None,
     size: Size = None,

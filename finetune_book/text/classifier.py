@@ -17,7 +17,7 @@ class TextTuner(FineTuner):
                  weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0.,
                  class_weight=None, clip_norm=1., seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50,
                  memory_mb=None, callbacks=(), verbose=1, thresholds=.5, precision="auto", shortcuts="auto",
-                 cache=None):
+                 cache=None, adversarial=None):
         store(self, locals())
 
     def __sklearn_tags__(self):
@@ -68,7 +68,7 @@ class TextClassifier(Classifying, TextTuner):
     precision : "auto", the faster here of "float32" and "bfloat16" (three digits); on a GPU also "float16", "tf32"
     shortcuts : "auto", "all", "none", or words of `finetune_book.train.fast.SHORTCUTS` joined by "+", to make training
         faster; batches hold texts of like length, but with "packing" (not in "all") chance decides which share a step
-    callbacks : sequence of `finetune_book.train.trainer.Callback`
+    callbacks : sequence of `train.trainer.Callback`; adversarial : None, or one of `adapt.ADVERSARIES`: "fgm(eps=.1)"
     verbose : 0 is silent, 1 prints the budget and shows progress bars; cache : None or a `compress.cache.FeatureCache`
 
     Targets are one class for each text; or several labels at once, as lists of labels or as an indicator matrix (n, L),

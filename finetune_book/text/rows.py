@@ -15,6 +15,7 @@ import torch
 from fastcore.basics import patch
 
 from ..checks import InputError
+from ..adapt.adversarial import Embeddings
 from ..rows import Rows, repeatable
 from ..tasks.heads import pooled_features
 from ..tasks.pretrained import quiet
@@ -149,6 +150,9 @@ def taken_on(self: TextRows, device): return self.road.taken_on(device)
 @patch
 def shortcuts_for(self: TextRows, model, parts):
     return self.road.taken_by(model, {token for part in parts for row in part for token in row})
+
+@patch
+def opening(self: TextRows): return Embeddings()
 
 @patch
 def fetch(self: TextRows, rows, targets, idx): return self.collate(rows, idx), targets[torch.as_tensor(idx)]

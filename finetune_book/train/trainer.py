@@ -194,10 +194,14 @@ def digest(plan):
     return sha.hexdigest()[:16]
 
 # %% ../../nbs/5_training/51_trainer.ipynb #c065
+def loss_of_output(trainer, xb, yb):
+    "What is minimised, if nothing else is asked for: the loss of what the model says."
+    out = trainer.model(**xb) if isinstance(xb, Mapping) else trainer.model(xb)
+    return trainer.loss_fn(out, yb)
+
 def learn(trainer, xb, yb, weight):
     "Forward, loss, backward: adds `weight` times the gradient to what is there, and returns the loss."
-    out = trainer.model(**xb) if isinstance(xb, Mapping) else trainer.model(xb)
-    loss = trainer.loss_fn(out, yb)
+    loss = trainer.objective(trainer, xb, yb)
     if loss.ndim:
         raise InputError(f"loss_fn gave shape {tuple(loss.shape)}: it must give one number, for instance a mean")
     check_finite(trainer, "loss", loss)
@@ -400,6 +404,7 @@ DOC = """The training loop: batches, validation, callbacks, and a state that res
     micro_batch : int >= 1 or None, rows at once; a larger batch goes in pieces, for the same update
     mass : callable, targets -> number; how much they weigh in `loss_fn`'s mean
     identity : dict, what decides the run and the trainer cannot see; a state with another identity is refused
+    objective : callable or None, (trainer, inputs, targets) -> what is minimised, in place of the loss of the output
     scaled : bool, whether the loss is scaled on its way back, as float16 needs it
     device : str or torch.device
 
@@ -416,9 +421,10 @@ class Trainer:
     __doc__ = DOC
 
     def __init__(self, model, optimizer, loss_fn, schedule=None, *, callbacks=(), seed=0, clip_norm=None, accumulate=1,
-                 micro_batch=None, mass=len, identity=None, scaled=False, device="cpu"):
+                 micro_batch=None, mass=len, identity=None, objective=None, scaled=False, device="cpu"):
         check_training(model, optimizer, seed, clip_norm, accumulate, micro_batch)
         self.model, self.optimizer, self.loss_fn = model, optimizer, loss_fn
+        self.objective = objective or loss_of_output
         self.schedule, self.rates = schedule or (lambda step: 1.), base_rates(optimizer)
         self.callbacks = sorted(callbacks, key=lambda callback: callback.order)
         self.seed, self.clip_norm, self.accumulate = seed, clip_norm, accumulate

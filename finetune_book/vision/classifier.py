@@ -90,7 +90,7 @@ class ImageTuner(FineTuner):
                  freeze_norm=False, precision="float32", skip_bad=False, weight_decay=.01, layer_decay=1.,
                  schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0., class_weight=None, clip_norm=1.,
                  seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50, memory_mb=None, callbacks=(),
-                 verbose=1, thresholds=.5, cache=None, guises="none"):
+                 verbose=1, thresholds=.5, cache=None, guises="none", adversarial=None):
         store(self, locals())
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #n466466e
@@ -119,6 +119,7 @@ class ImageClassifier(Classifying, ImageTuner):
     skip_bad : bool, leave out training pictures that cannot be read (`skipped_` lists them) instead of refusing
     weight_decay, layer_decay, schedule, warmup_frac, patience, label_smoothing, class_weight, clip_norm, seed, device,
     checkpoint_dir, checkpoint_every, callbacks, verbose, thresholds, cache : as for `TextClassifier`
+    adversarial : as for `TextClassifier`, with changes of pixels: "fgsm", "pgd(eps=4/255, steps=3)", …
     memory_mb : the same; but a batch that a BatchNorm learns from cannot go in pieces, and is refused if it needs more
 
     Pictures are a list of n paths, Pillow images or arrays; a uint8 array (n, h, w, 3) or (n, h, w); in `fit` and
@@ -155,7 +156,7 @@ def check_settings(self: ImageTuner):
 
 # %% ../../nbs/5_training/55_vision_classifier.ipynb #nb5879a2
 @patch
-def fit(self: ImageTuner, X, y=None, validation=None):
+def fit(self: ImageTuner, X, y=None, validation=None, unlabelled=None):
     """Fine-tune the base; returns self.
 
     Parameters
@@ -165,6 +166,7 @@ def fit(self: ImageTuner, X, y=None, validation=None):
     validation : pair (pictures, labels), a folder or CSV, or None
         With it the epoch of lowest validation loss is kept, and training stops after `patience` epochs without a
         lower one.
+    unlabelled : n pictures without labels or None, for adversarial="virtual" alone
 
     Raises
     ------
@@ -175,7 +177,7 @@ def fit(self: ImageTuner, X, y=None, validation=None):
     if validation is not None:
         pair = (validation, None) if isinstance(validation, (str, Path)) else pair_of(validation)
         validation = examples_of(*pair, self.skip_bad, self.target_type)[:2]
-    return super(ImageTuner, self).fit(X, y, validation)
+    return super(ImageTuner, self).fit(X, y, validation, unlabelled)
 
 @patch
 def score(self: ImageClassifier, X, y=None, sample_weight=None):

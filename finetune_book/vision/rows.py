@@ -16,6 +16,7 @@ from fastcore.basics import patch
 
 from ..checks import InputError, listed
 from ..data.images import listed_pictures, read_pictures, refuse_no_pictures
+from ..adapt.adversarial import Pixels
 from ..rows import Rows, repeatable
 from ..tasks.pretrained import name_problem
 from ..typed_json import savable
@@ -183,6 +184,9 @@ def fetch(self: ImageRows, rows, targets, idx):
     augment = parse_augment(self.augment, rows.shape[-1])
     if augment: xb, yb = augment(xb, yb, self.n_out, torch.default_generator)
     return self.normalised(xb), yb
+
+@patch
+def opening(self: ImageRows): return Pixels(self.preprocessing.mean, self.preprocessing.std)
 
 @patch
 def scores(self: ImageRows, model, inputs):
