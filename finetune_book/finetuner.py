@@ -652,7 +652,7 @@ DECIDED = ("tune", "lr", "epochs", "precision")                     # the same, 
 def card_of(est):
     "The model card of a fitted estimator."
     beside = " What was learned apart from the base lies in `adapter/`, in PEFT's format." if est.adapter_ else ""
-    told = est.task_.told() + beside
+    told = est.task_.told() + beside + " " * bool(est.rows_.told()) + est.rows_.told()
     kept = est.history_[est.best_epoch_] if est.history_ else {}
     settings = est.get_params(deep=False) | {name: getattr(est, name + "_", None) for name in DECIDED}
     settings = {name: readable(value) for name, value in settings.items() if name not in DECIDES_NOTHING}
