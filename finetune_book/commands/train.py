@@ -59,9 +59,9 @@ MaxLength = Annotated[int | None, typer.Option(help="Texts: tokens; longer ones 
 Shortcuts = Annotated[str | None, typer.Option(help="Texts: what makes training faster: all, none, or dropout, "
                                                     "attention, table, packing by +; table if not given.")]
 Size = Annotated[int | None, typer.Option(help="Pictures: pixels a side; the base's own if not given.")]
-Augment = Annotated[str | None, typer.Option(help="Training examples varied: none, or by + for pictures crop, flip, turn, "
-                                                  "color, mixup, cutmix, crop if not given; for texts synonyms, insertion, "
-                                                  "masking, swap, deletion, mixup, none if not given.")]
+AUGMENT_HELP = ("Training examples varied: none, or by + for pictures crop, flip, turn, color, mixup, cutmix, crop if "
+                "not given; for texts synonyms, insertion, masking, swap, deletion, mixup, none if not given.")
+Augment = Annotated[str | None, typer.Option(help=AUGMENT_HELP)]
 Guises = Annotated[str | None, typer.Option(help="Pictures: average predictions over flip, turn, or both by +.")]
 FreezeNorm = Annotated[bool, typer.Option("--freeze-norm", help="Pictures: keep BatchNorm as the base has it.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Pictures: leave out those that cannot be read.")]

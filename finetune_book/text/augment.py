@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEGATIONS', 'TURNING', 'KEPT', 'replace_words', 'insert_words', 'swap_words', 'delete_words', 'Guesser',
-           'back_translate', 'hub_translator', 'mix_rows', 'TextAugment']
+           'back_translate', 'hub_translator', 'mix_rows', 'TextAugment', 'label_kept']
 
 # %% ../../nbs/6_adapting/65_text_augment.ipynb #nf3ccda9
 import copy
@@ -47,18 +47,22 @@ def cut_words(text):
 
 def join_words(gaps, words): return "".join(part for pair in zip(gaps, [*words, ""]) for part in pair)
 
-# %% ../../nbs/6_adapting/65_text_augment.ipynb #nc39eeb7
-NEGATIONS = frozenset("""no not never none nor neither nothing nobody nowhere cannot without deny denies denied denying lacks lacking
-absent absence negative free nil cant dont doesnt didnt isnt wasnt wont nicht kein keine keinen ohne nie pas ne sans jamais sin nunca não
-sem non senza mai""".split())
-TURNING = frozenset("""past previous previously prior former formerly history hx pmh h/o fhx family ago back since until gone resolved
-settled then once used had was were been old mother father parent parents brother sister son daughter aunt uncle cousin wife husband partner
-grandmother grandfather mum mom dad friend neighbour neighbor colleague ruled out excluded unlikely possible possibly probable query
-worried reassured suspected clear clears but though although however except only than if unless too less more hardly barely
-rarely seldom few yet still""".split())
+# %% ../../nbs/6_adapting/65_text_augment.ipynb #nd171bd6
+NEGATIONS = frozenset("""
+no not never none nor neither nothing nobody nowhere cannot without deny denies denied denying lacks lacking
+absent absence negative free nil cant dont doesnt didnt isnt wasnt wont nicht kein keine keinen ohne nie pas
+ne sans jamais sin nunca não sem non senza mai
+""".split())
+TURNING = frozenset("""
+past previous previously prior former formerly history hx pmh h/o fhx family ago back since until gone
+resolved settled then once used had was were been old mother father parent parents brother sister son daughter
+aunt uncle cousin wife husband partner grandmother grandfather mum mom dad friend neighbour neighbor colleague
+ruled out excluded unlikely possible possibly probable query worried reassured suspected clear clears but
+though although however except only than if unless too less more hardly barely rarely seldom few yet still
+""".split())
 KEPT = NEGATIONS | TURNING
 
-# %% ../../nbs/6_adapting/65_text_augment.ipynb #n4712491
+# %% ../../nbs/6_adapting/65_text_augment.ipynb #nb52c730
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN")
 
 @cache
@@ -66,7 +70,7 @@ def unspaced(c): return unicodedata.name(c, "").startswith(UNSPACED)
 
 @cache
 def is_kept(word, keep=KEPT):
-    "Whether a word is one of `keep`, also in a compound or shortened, or has a digit, or no spaces around it say where it ends."
+    "Whether a word is in `keep`, also as a part or shortened, or has a digit or letters of a script without spaces."
     low = word.lower().replace("’", "'")
     parts = {low, low.removesuffix("'s"), *re.split(r"[-/']", low)}
     return bool(parts & keep) or low.endswith("n't") or any(c.isdigit() or unspaced(c) for c in word)
@@ -99,7 +103,7 @@ def delete_words(text, places):
         del words[i]
     return join_words(gaps, words)
 
-# %% ../../nbs/6_adapting/65_text_augment.ipynb #neb66866
+# %% ../../nbs/6_adapting/65_text_augment.ipynb #n1c0c4da
 def in_case_of(old, new):
     "A word with the capitals of another."
     if len(old) > 1 and old.isupper(): return new.upper()
@@ -108,9 +112,9 @@ def in_case_of(old, new):
 def closed(before, after):
     "Two gaps as one, when what stood between them is gone."
     if not before: return after.lstrip()
-    return before.rstrip() + after if not after or not after[0].isalnum() and before.strip() == "" else before + after.lstrip()
+    return before + after.lstrip() if before.strip() else after
 
-# %% ../../nbs/6_adapting/65_text_augment.ipynb #n99dbf17
+# %% ../../nbs/6_adapting/65_text_augment.ipynb #n19b64a8
 def coins(places, rate, rng):
     "Those of the places that a coin with probability `rate` has chosen, each its own."
     return [i for i, heads in zip(places, rng.random(len(places)) < rate) if heads]
@@ -124,10 +128,11 @@ def draw_swaps(gaps, free, rate, rng):
 
 def draw_synonyms(words, free, thesaurus, keep, rate, rng):
     "place → one of the word's synonyms that is not kept, for the places that coins have chosen."
-    can = {i: [s for s in thesaurus.get(words[i].lower(), ()) if not any(is_kept(w, keep) for w in s.split())] for i in free}
+    def fits(synonym): return not any(is_kept(word, keep) for word in synonym.split())
+    can = {i: [s for s in thesaurus.get(words[i].lower(), ()) if fits(s)] for i in free}
     return {i: can[i][rng.integers(len(can[i]))] for i in coins([i for i in free if can[i]], rate, rng)}
 
-# %% ../../nbs/6_adapting/65_text_augment.ipynb #n6333b3d
+# %% ../../nbs/6_adapting/65_text_augment.ipynb #nb771402
 def standardised(x): return (x - x.mean(0)) / x.std(0).clamp(min=1e-6)
 
 def one_token_words(tokenizer, texts, keep):
@@ -143,8 +148,8 @@ def one_token_words(tokenizer, texts, keep):
 def refuse_no_mask(tokenizer):
     "InputError for a base that knows no hidden words."
     if getattr(tokenizer, "mask_token_id", None) is None:
-        raise InputError(f"masking: {type(tokenizer).__name__} has no [MASK] token, so this base cannot guess a hidden word; "
-                         "leave masking out")
+        raise InputError(f"masking: {type(tokenizer).__name__} has no [MASK] token, so this base cannot guess a hidden "
+                         "word; leave masking out")
 
 # %% ../../nbs/6_adapting/65_text_augment.ipynb #n01eeefb
 SHOWN = 1000        # texts with hidden words that a guesser learns from, fewer texts several times
@@ -234,7 +239,7 @@ def learn(self: Guesser, copies, seed, steps=300, size=256):
 @patch
 def logits(self: Guesser, h, W, b): return (h - self.mean) / self.std @ W.T @ self.table.T / self.table.shape[1]**.5 + b
 
-# %% ../../nbs/6_adapting/65_text_augment.ipynb #nea38c21
+# %% ../../nbs/6_adapting/65_text_augment.ipynb #n5880618
 @patch
 @torch.no_grad()
 def __call__(self: Guesser, texts, hidden, rng, top=5):
@@ -249,7 +254,8 @@ def __call__(self: Guesser, texts, hidden, rng, top=5):
         for row, word in zip(logits, said):
             if word.lower() in self.place: row[self.place[word.lower()]] = -torch.inf
         chances, best = logits.double().softmax(1).topk(min(top, len(self.words) - 1))
-        out.append([self.words[k[rng.choice(len(p), p=p / p.sum())]] for p, k in zip(chances.cpu().numpy(), best.cpu().numpy())])
+        drawn = [rng.choice(k, p=p / p.sum()) for p, k in zip(chances.cpu().numpy(), best.cpu().numpy())]
+        out.append([self.words[k] for k in drawn])
     return out
 
 # %% ../../nbs/6_adapting/65_text_augment.ipynb #n8a5db7f
@@ -273,11 +279,12 @@ def back_translate(texts, there, back, keep=KEPT):
     """
     return [kept_copy(text, spoken(back, spoken(there, text)), keep) for text in check_texts(texts)]
 
-# %% ../../nbs/6_adapting/65_text_augment.ipynb #nb32c37b
+# %% ../../nbs/6_adapting/65_text_augment.ipynb #nb668ac1
 def spoken(translate, text):
     "What a translator says to a text; InputError if it is no text."
     if not callable(translate):
-        raise InputError(f"{shorten(repr(translate))}: a translator must be a function from a text to a text, or hub_translator(name)")
+        raise InputError(f"{shorten(repr(translate))}: a translator must be a function from a text to a text, such as "
+                         "hub_translator(name)")
     said = translate(text)
     if isinstance(said, str): return said
     raise InputError(f"the translator gave {shorten(repr(said))} for {shorten(repr(text), 40)}: it must give a text")
@@ -288,7 +295,7 @@ def kept_copy(text, copy_, keep):
     "A copy of a text, or the text where the copy has other kept words or is empty."
     return copy_ if copy_.strip() and kept_words(copy_, keep) == kept_words(text, keep) else text
 
-# %% ../../nbs/6_adapting/65_text_augment.ipynb #ne7ec79b
+# %% ../../nbs/6_adapting/65_text_augment.ipynb #n6219a04
 def hub_translator(name, prefix="", most=128):
     """A function from a text to its translation by a sequence-to-sequence model of transformers.
 
@@ -309,11 +316,13 @@ def hub_translator(name, prefix="", most=128):
             tokenizer = AutoTokenizer.from_pretrained(folder, **OURS)
             model = AutoModelForSeq2SeqLM.from_pretrained(folder, use_safetensors=True, **OURS).eval()
     except Exception as e:
-        raise InputError(f"{shorten(name)}: does not open as a translator ({type(e).__name__}: {shorten(e, 80)})") from None
+        why = f"{type(e).__name__}: {shorten(e, 80)}"
+        raise InputError(f"{shorten(name)}: does not open as a translator ({why})") from None
     def translate(text):
         with torch.no_grad(), quiet():
-            ids = tokenizer(prefix + text, truncation=True, max_length=most, return_tensors="pt")
-            said = model.generate(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"], max_new_tokens=most, do_sample=False)
+            read = tokenizer(prefix + text, truncation=True, max_length=most, return_tensors="pt")
+            inputs = dict(input_ids=read["input_ids"], attention_mask=read["attention_mask"])
+            said = model.generate(**inputs, max_new_tokens=most, do_sample=False)
         return tokenizer.decode(said[0], skip_special_tokens=True)
     return translate
 
@@ -323,24 +332,24 @@ def mix_rows(x, partner, share):
     share = share.to(x.device, x.dtype).view(-1, *[1] * (x.ndim - 1))
     return share * x + (1 - share) * x[partner.to(x.device)]
 
-# %% ../../nbs/6_adapting/65_text_augment.ipynb #n90534ea
+# %% ../../nbs/6_adapting/65_text_augment.ipynb #n701dd86
 def draw_partners(n, alpha, rng):
     "(partner (n,) int64, a permutation; share (n,) float64 from Beta(alpha, alpha)), from a NumPy generator."
     return torch.from_numpy(rng.permutation(n)), torch.from_numpy(rng.beta(alpha, alpha, n))
 
 def shares_of(yb, n_classes):
-    "Targets as shares of classes (n, c) float32: class numbers become ones and zeros, several labels are shares already."
+    "Targets as shares of classes (n, c) float32: class numbers as ones and zeros; several labels are such shares."
     return yb.float() if yb.ndim == 2 else F.one_hot(yb, n_classes).float()
 
-# %% ../../nbs/6_adapting/65_text_augment.ipynb #n7a2bf0b
+# %% ../../nbs/6_adapting/65_text_augment.ipynb #nf9f2e1c
 @dataclass(frozen=True)
 class TextAugment:
     """New texts from old ones: synonyms, more words, guessed words, swaps, fewer words; and MixUp of their states.
 
     Parameters
     ----------
-    synonyms, insertion, masking, swap, deletion : float in [0, 1], chance of each free word to be replaced by a synonym,
-        to get one beside it, to be hidden and guessed, exchanged with the next one, deleted; 0 is off
+    synonyms, insertion, masking, swap, deletion : float in [0, 1], chance of each free word to be replaced by a
+        synonym, to get one beside it, to be hidden and guessed, exchanged with the next one, deleted; 0 is off
     mixup : float, alpha of the Beta law; 0 is off
     thesaurus : str, see `finetune_book.text.thesaurus.read_synonyms`
     keep : tuple of str, words that are never touched, besides KEPT and numbers
@@ -373,13 +382,13 @@ class TextAugment:
         if self.masking: texts = self.guessed(texts, rng, guesser)
         return [self.shuffled(t, rng) for t in texts]
 
-# %% ../../nbs/6_adapting/65_text_augment.ipynb #nb388842
+# %% ../../nbs/6_adapting/65_text_augment.ipynb #n29db87d
 RATES = "synonyms", "insertion", "masking", "swap", "deletion"
 
 def words_to_keep(keep):
     "The setting `keep` as a tuple of words in lower case; InputError for anything else."
     if isinstance(keep, (tuple, list, set, frozenset)) and all(isinstance(w, str) and w.strip() for w in keep):
-        return tuple(sorted(w.strip().lower() for w in keep)) if isinstance(keep, (set, frozenset)) else tuple(w.strip().lower() for w in keep)
+        return tuple(sorted({w.strip().lower() for w in keep}))
     raise InputError(f"keep={shorten(repr(keep))}: must be a tuple of words, such as ('stable', 'new')")
 
 @patch(as_prop=True)
@@ -432,3 +441,21 @@ def shuffled(self: TextAugment, text, rng):
         text = swap_words(text, draw_swaps(gaps, self.free(words), self.swap, rng))
     if self.deletion: text = delete_words(text, coins(self.free(cut_words(text)[1]), self.deletion, rng))
     return text
+
+# %% ../../nbs/6_adapting/65_text_augment.ipynb #ne647a83
+def label_kept(judge, texts, copies):
+    """Whether a model answers copies as it answers the texts, (n,) bool.
+
+    Parameters
+    ----------
+    judge : a model with `predict`, trained without the augmentation that made the copies
+    texts, copies : n str each
+
+    Raises
+    ------
+    InputError for texts that are none, or not as many copies.
+    """
+    texts, copies = check_texts(texts), check_texts(copies)
+    if len(texts) != len(copies):
+        raise InputError(f"{len(texts)} texts and {len(copies)} copies: each text needs one copy")
+    return np.asarray(judge.predict(copies)) == np.asarray(judge.predict(texts))

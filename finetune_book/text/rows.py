@@ -97,8 +97,8 @@ def unit_of(word, spec):
     found = UNITS.fullmatch(word) if isinstance(word, str) else None
     name, told = found.groups() if found else (word, None)
     if name not in tuple(TEXT_AUGMENTATIONS):
-        raise InputError(f"augment={shorten(repr(spec))}: {shorten(repr(name), 40)} is none of {listed(TEXT_AUGMENTATIONS)}; "
-                         "join them with '+', or say 'none'")
+        raise InputError(f"augment={shorten(repr(spec))}: {shorten(repr(name), 40)} is none of "
+                         f"{listed(TEXT_AUGMENTATIONS)}; join them with '+', or say 'none'")
     if told is None: return {name: TEXT_AUGMENTATIONS[name]}
     try: return {name: float(told)}
     except ValueError: pass
@@ -218,11 +218,13 @@ def prepare_copies(self: TextRows, X, device):
     "Whatever the copies of training texts need, and a warning where few texts can be changed."
     self.texts = list(X)
     if self.augment.masking:
-        self.guesser = Guesser(self.model, self.tokenizer, self.texts, self.augment.kept, self.max_length, self.seed, device)
+        settings = dict(keep=self.augment.kept, max_length=self.max_length, seed=self.seed, device=device)
+        self.guesser = Guesser(self.model, self.tokenizer, self.texts, **settings)
     share = changeable(self.augment, self.texts, self.guesser)
     if share < .5:
         warnings.warn(f"augment: only {share:.0%} of the training texts have words that it can change, the others are "
-                      "trained on as they are; its lists are English, and scripts without spaces are left alone", stacklevel=5)
+                      "trained on as they are; its lists are English, and scripts without spaces are left alone",
+                      stacklevel=5)
 
 @patch
 def ready(self: TextRows):
@@ -250,8 +252,8 @@ def mix_seen(self: TextRows, head, args):
     x, n = args[0], len(self.mixing[0])
     if x.ndim != 2: raise InputError("augment: mixup needs a base that says one vector for each text; leave it out")
     if len(x) != n:
-        raise InputError(f"augment: mixup mixes a batch of {n} texts as a whole, and memory asks for pieces of {len(x)}; "
-                         "use a smaller batch_size or max_length, or leave mixup out")
+        raise InputError(f"augment: mixup mixes a batch of {n} texts as a whole, and memory asks for pieces of "
+                         f"{len(x)}; use a smaller batch_size or max_length, or leave mixup out")
     return (mix_rows(x, *self.mixing),)
 
 @patch
@@ -268,8 +270,8 @@ def mixed(self: TextRows, model):
 @patch
 def allow(self: TextRows, model, size, method):
     if self.augment and method.fixed_body:
-        raise InputError(f"augment: tune={str(method)!r} reads each text once, so no copies would be seen; use tune='full' or "
-                         "another that moves the body, or augment='none'")
+        raise InputError(f"augment: tune={str(method)!r} reads each text once, so no copies would be seen; use "
+                         "tune='full' or another that moves the body, or augment='none'")
     if self.augment and self.augment.mixup and size == 1:
         raise InputError("augment: mixup needs a partner in the batch; use batch_size=2 or more, or leave it out")
 

@@ -30,7 +30,8 @@ def refuse_circle(pairs, name):
     path = circle_in(pairs)
     if path:
         way = " → ".join(map(shorten, path[:5] if len(path) < 6 else [*path[:4], "…", path[-1]]))
-        raise InputError(f"{name}: {way} is a circle: a word would come back to itself; keep one direction of each pair")
+        raise InputError(f"{name}: {way} is a circle: a word would come back to itself; keep one direction of each "
+                         "pair")
 
 # %% ../../nbs/library/text_thesaurus.ipynb #n1f34eac
 COLUMNS = "word", "synonym"
@@ -38,7 +39,8 @@ COLUMNS = "word", "synonym"
 def refuse_rows_of(frame, name):
     "InputError for a table without the two columns, without rows, or with a word that is more than one."
     lacking = [c for c in COLUMNS if c not in frame]
-    if lacking: raise InputError(f"{name}: no column {lacking[0]!r}; a list of synonyms has the columns word and synonym")
+    if lacking:
+        raise InputError(f"{name}: no column {lacking[0]!r}; a list of synonyms has the columns word and synonym")
     if not len(frame): raise InputError(f"{name}: holds no pairs; give at least one line with a word and a synonym")
     for row, word in enumerate(frame["word"]):
         if len(str(word).split()) > 1:
@@ -103,12 +105,13 @@ def read_synonyms(source="book"):
 
     Raises
     ------
-    InputError for a file that is not there or no table, a cell that is no text, a circle, or a folder that is no WordNet.
+    InputError for a file that is not there or no table, a cell that is no text, a circle, or a folder without WordNet.
     """
     if source == "book": return pairs_of_table(carried("synonyms") / "synonyms.csv")
     path = check_path("synonyms", source).expanduser()
     if path.is_dir(): return pairs_of_wordnet(path)
-    if not path.is_file(): raise InputError(f"synonyms={shorten(source)!r}: no such file or folder; 'book' is the carried list")
+    if not path.is_file():
+        raise InputError(f"synonyms={shorten(source)!r}: no such file or folder; 'book' is the carried list")
     pairs = pairs_of_table(path)
     refuse_circle(pairs, path)
     return pairs

@@ -111,9 +111,9 @@ def judge_labels(out):
     judge_targets(out, judge, said, labels, texts, columns)
     guesser = Guesser(*load_text_base("book-bert", 10), train.text.tolist()[:500], max_length=LENGTH)
     for seed in range(3):
-        if sum((read_rows(out).seed == seed) & [w.partition(",")[0] in JUDGED for w in read_rows(out).way]) == 2 * len(JUDGED): continue
         for way in JUDGED:
             rate, done = .1, read_rows(out)
+            if sum(w.partition(",")[0] == way for w in done[done.seed == seed].way) == 2: continue
             for protect in (True, False):
                 name = way + ("" if protect else ", no word kept")
                 if not protect: rate = matched_rate(way, texts, target, guesser)
@@ -155,8 +155,8 @@ def main():
     labels, gains = told.out / "text_augment_labels.csv", told.out / "text_augment.csv"
     warnings.filterwarnings("ignore")
     if not told.table:
-        judge_labels(labels)
         measure(gains, told)
+        judge_labels(labels)
     tables(read_rows(labels), read_rows(gains))
 
 
