@@ -742,7 +742,7 @@ def told_of(est):
 # %% ../nbs/library/finetuner.ipynb #n0d6912b
 def card_of(est):
     "The model card of a fitted estimator."
-    told = est.task_.told() + told_of(est)
+    told = est.task_.told() + told_of(est) + " " * bool(est.rows_.told()) + est.rows_.told()
     kept = est.history_[est.best_epoch_] if est.history_ else {}
     settings = est.get_params(deep=False) | {name: getattr(est, name + "_", None) for name in decided(est)}
     settings = {name: readable(value) for name, value in settings.items() if name not in DECIDES_NOTHING}

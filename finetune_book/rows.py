@@ -125,6 +125,11 @@ def opening(self: Rows):
     raise InputError("adversarial: nobody has said where a small change enters such examples; leave it out")
 
 @patch
+def told(self: Rows):
+    "What a reader of the model card should know of how examples were read, in sentences; \"\" for nothing."
+    return ""
+
+@patch
 def fetch(self: Rows, rows, targets, idx):
     "(inputs, targets) of a training batch; may vary both, by torch's own generator."
     return self.collate(rows, idx), targets[idx]

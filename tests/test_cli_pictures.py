@@ -49,7 +49,7 @@ def test_what_holds_pictures(tmp_path, belt):
     (["--data", "both.csv"], "say which one to learn from"), (["--data", "empty"], "neither a table nor folders of pictures"), (["--data", "digits", "--path", "a", "--text", "b"], "not both"),
     (["--data", "digits", "--max-length", "9"], "--max-length is for texts"), (["--data", "surface_defects", "--regression"], "not a finite number"), (["--data", "digits", "--text", "a"], "--text is for texts"),
     (["--data", "clinic_notes", "--size", "32"], "--size is for pictures"), (["--data", "clinic_notes", "--freeze-norm"], "--freeze-norm is for pictures"),
-    (["--data", "clinic_notes", "--skip-bad"], "--skip-bad is for pictures"), (["--data", "clinic_notes", "--augment", "flip"], "--augment is for pictures"),
+    (["--data", "clinic_notes", "--skip-bad"], "--skip-bad is for pictures"), (["--data", "clinic_notes", "--augment", "flip"], "'flip' is none of synonyms"), (["--data", "digits", "--augment", "swap"], "'swap' is none of crop"),
     (["--data", "digits", "--augment", "spin"], "spin"), (["--data", "digits", "--size", "2"], "size=2"), (["--data", "digits", "--epochs", "0"], "epochs=0"), (["--data", "digits", "--lr", "-1"], "lr=-1"),
     (["--data", "digits", "--batch-size", "0"], "batch_size=0"), (["--data", "digits", "--group", "writer"], "only a table of pictures"), (["--data", "digits", "--validation", "1"], "validation=1"),
     (["--data", "digits", "--out", "/proc/x/model"], "cannot be written"), (["--data", "digits", "--base", "no-such/base"], "no-such/base"), (["--data", "belt.csv", "--path", "photo"], "'file', 'said', 'patient'")])

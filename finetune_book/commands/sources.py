@@ -46,7 +46,7 @@ def holds_pictures(data, text=None, path=None):
 
 # %% ../../nbs/library/commands_sources.ipynb #c046
 TEXT_OPTIONS = ("text", "max_length", "shortcuts")
-PICTURE_OPTIONS = ("path", "size", "augment", "guises", "freeze_norm", "skip_bad")
+PICTURE_OPTIONS = ("path", "size", "guises", "freeze_norm", "skip_bad")
 
 # %% ../../nbs/library/commands_sources.ipynb #n3f42ee7
 def given(options, pictures):

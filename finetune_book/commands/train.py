@@ -61,8 +61,9 @@ MaxLength = Annotated[int | None, typer.Option(help="Texts: tokens; longer ones 
 Shortcuts = Annotated[str | None, typer.Option(help="Texts: what makes training faster: auto, all, none, or "
                                                     "dropout, attention, table, packing by +; auto if not given.")]
 Size = Annotated[int | None, typer.Option(help="Pictures: pixels a side; the base's own if not given.")]
-Augment = Annotated[str | None, typer.Option(help="Pictures: none, or crop, flip, turn, color, mixup, cutmix by +; "
-                                                  "crop if not given.")]
+AUGMENT_HELP = ("Training examples varied: none, or by + for pictures crop, flip, turn, color, mixup, cutmix, crop if "
+                "not given; for texts synonyms, insertion, masking, swap, deletion, mixup, none if not given.")
+Augment = Annotated[str | None, typer.Option(help=AUGMENT_HELP)]
 Guises = Annotated[str | None, typer.Option(help="Pictures: average predictions over flip, turn, or both by +.")]
 FreezeNorm = Annotated[bool, typer.Option("--freeze-norm", help="Pictures: keep BatchNorm as the base has it.")]
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Pictures: leave out those that cannot be read.")]
@@ -107,6 +108,7 @@ def train(
     \b
     finetune-book train --data notes.csv --text note --label diagnosis --out model/
     finetune-book train --data notes.csv --label findings --labels-by ";" --precision float32
+    finetune-book train --data notes.csv --augment "synonyms(mine.csv)+deletion(.2)"
     finetune-book train --data pictures/ --augment crop+flip --skip-bad --out model/
     finetune-book train --data scans.csv --path file --label finding --group patient
     finetune-book train --data faces.csv --path file --label age --regression

@@ -17,7 +17,7 @@ class TextTuner(FineTuner):
                  weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0.,
                  class_weight=None, clip_norm=1., seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50,
                  memory_mb=None, callbacks=(), verbose=1, thresholds=.5, precision="auto", shortcuts="auto",
-                 cache=None, adversarial=None):
+                 cache=None, adversarial=None, augment="none"):
         store(self, locals())
 
     def __sklearn_tags__(self):
@@ -25,7 +25,12 @@ class TextTuner(FineTuner):
         tags.input_tags.string, tags.input_tags.one_d_array, tags.input_tags.two_d_array = True, True, False
         return tags
 
-    def _rows(self): return TextRows(self.max_length, self.precision, self.shortcuts)
+    def _rows(self): return TextRows(self.max_length, self.precision, self.shortcuts, self.augment)
+
+    def check_settings(self):
+        "InputError for a setting that cannot work; `fit` calls it first."
+        super().check_settings()
+        self._rows().ready()
 
     @property
     def tokenizer_(self):
@@ -69,6 +74,8 @@ class TextClassifier(Classifying, TextTuner):
     shortcuts : "auto", "all", "none", or words of `finetune_book.train.fast.SHORTCUTS` joined by "+", to make training
         faster; batches hold texts of like length, but with "packing" (not in "all") chance decides which share a step
     callbacks : sequence of `train.trainer.Callback`; adversarial : None, or one of `adapt.ADVERSARIES`: "fgm(eps=.1)"
+    augment : "none", or "synonyms", "insertion", "masking", "swap", "deletion", "mixup" joined by "+", each with its
+        strength in brackets if need be, "deletion(.2)"; or a `TextAugment`: training texts varied in every epoch
     verbose : 0 is silent, 1 prints the budget and shows progress bars; cache : None or a `compress.cache.FeatureCache`
 
     Targets are one class for each text; or several labels at once, as lists of labels or as an indicator matrix (n, L),

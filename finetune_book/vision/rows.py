@@ -203,6 +203,15 @@ def numerics(self: ImageRows, device):
 @patch
 def taken_on(self: ImageRows, device): return dict(precision=self.road.precision_on(device))
 
+@patch
+def told(self: ImageRows):
+    "That another library answers without the averaging over guises."
+    words = [name for name, asked in self.averaged.items() if asked]
+    if not words: return ""
+    return (f"Predictions of finetune_book are the mean over guises of each picture ({listed(words)}); other libraries "
+            "that open this folder, such as AutoModelForImageClassification, answer for the picture as it is, without "
+            "that averaging.")
+
 # %% ../../nbs/library/vision_rows.ipynb #nf5f5bbf
 def warn_of_pictures(rows, X, device):
     "Warn of pictures that the base has seen, and of a precision that this machine only imitates."

@@ -207,6 +207,19 @@ def test_guises_average_what_is_predicted_and_leave_the_fitting_alone(fast, tmp_
     assert again.guises == "flip+turn" and np.array_equal(again.outputs(X), all_of.outputs(X))
 
 
+def test_a_card_says_that_other_libraries_do_not_average_over_guises(fast, tmp_path):
+    for guises in ("none", "flip+turn"):
+        clf = ImageClassifier(**dict(fast, epochs=1), guises=guises).fit(X, Y)
+        clf.save(tmp_path / guises)
+        card = (tmp_path / guises / "README.md").read_text()
+        told = "the mean over guises of each picture (flip, turn)" in card and "AutoModelForImageClassification, answer for the picture as it is, without that averaging" in card
+        assert told == (guises != "none")
+        rows = clf.rows_.prepare(clf.rows_.check(X))
+        with torch.no_grad(): out = clf.model_.eval()(**clf.rows_.collate(rows, np.arange(len(rows))))
+        alone = getattr(out, "logits", out).double().numpy()
+        assert (np.abs(alone - clf.outputs(X)).max() < 1e-4) == (guises == "none")
+
+
 @pytest.mark.parametrize("spec, word", [("mirror", "'mirror'"), ("flip,turn", "'flip,turn'"), (None, "None"), (True, "True"), ("", "''")])
 def test_guises_that_are_none_are_refused(fast, spec, word):
     with pytest.raises(InputError, match=f"guises=.*{word} is none of flip, turn"): ImageClassifier(**fast, guises=spec).fit(X, Y)
