@@ -119,6 +119,7 @@ def scores(self: Rows, model, inputs):
     "What the model answers to a batch, (b, k) in single precision, where nothing is learned."
     return logits_of(model(**inputs))
 
+# %% ../nbs/library/rows.ipynb #nff93389
 @patch
 def opening(self: Rows):
     "Where a small change enters what the model reads, a `finetune_book.adapt.adversarial.Opening`."

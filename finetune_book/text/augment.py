@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NEGATIONS', 'TURNING', 'KEPT', 'replace_words', 'insert_words', 'swap_words', 'delete_words', 'Guesser',
-           'back_translate', 'hub_translator', 'mix_rows', 'TextAugment', 'label_kept']
+           'back_translate', 'hub_translator', 'TextAugment', 'label_kept']
 
 # %% ../../nbs/6_adapting/65_text_augment.ipynb #nf3ccda9
 import copy

@@ -6,7 +6,6 @@
 __all__ = ['TextClassifier', 'TextRegressor']
 
 # %% ../../nbs/5_training/54_text_classifier.ipynb #c002
-from ..checks import InputError
 from ..finetuner import Classifying, FineTuner, Regressing, store
 from .rows import TextRows
 
@@ -64,8 +63,7 @@ class TextClassifier(Classifying, TextTuner):
     label_smoothing : float; class_weight : None, "balanced", one number per class, or a dict from class to number
     thresholds : of several labels at once, from which probability a label is given: a number, one per label, a dict
         from label to number, or "f1", for each label the one with the highest F1 on the validation rows
-    clip_norm : float or None, largest gradient norm
-    seed : int; the same seed on the same machine gives the same weights, bit for bit
+    clip_norm : float or None, largest gradient norm; seed : int; same seed, same machine: same weights, bit for bit
     device : "auto" (a CUDA GPU if there is one, else the CPU), "cpu", "cuda", …
     checkpoint_dir : path or None; training keeps its state there every `checkpoint_every` steps, and resumes from it
     memory_mb : float or None, what training may take beyond what is held already, in MB; None for what is free. A batch
@@ -83,8 +81,7 @@ class TextClassifier(Classifying, TextTuner):
 
     Attributes
     ----------
-    classes_ : (c,) array; thresholds_ : (L,) array, of several labels at once
-    history_ : list of dicts, one per epoch; best_epoch_ : int, the epoch kept, from 0
+    classes_ : (c,) array; thresholds_ : (L,) array; history_ : list of dicts, one per epoch; best_epoch_ : int, from 0
     tune_, lr_, epochs_, precision_, shortcuts_ : what was used, given or decided here; a head without steps has no lr_
     model_, tokenizer_ : the Hugging Face model and tokenizer; token_report_ : dict of `token_report`
     n_train_, n_trainable_, n_parameters_ : int; budget_ : `train.budget.Budget`, memory and time to expect and measured

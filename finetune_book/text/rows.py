@@ -115,6 +115,12 @@ def pool_of(road):
     "How many batches are sorted by length together: which texts share a step is chance alone where they are packed."
     return 1 if packs(road) else 50
 
+# %% ../../nbs/library/text_rows.ipynb #nb5e3c9a
+def refuse_mixing(augment, task):
+    "InputError where MixUp is asked for and there are no classes to mix."
+    if task.kind == "regression" and augment and augment.mixup:
+        raise InputError("augment: mixup mixes classes, and a regressor has none; leave it out")
+
 # %% ../../nbs/library/text_rows.ipynb #n585d6b8
 class TextRows(Rows):
     """Texts; those of a training batch are of like length, or, with "packing" among the shortcuts, drawn by chance.
@@ -140,23 +146,19 @@ class TextRows(Rows):
 
     def check(self, X): return check_texts(X)
     def open(self, base, task, seed):
-        if task.kind == "regression" and self.augment and self.augment.mixup:
-            raise InputError("augment: mixup mixes classes, and a regressor has none; leave it out")
+        refuse_mixing(self.augment, task)
         self.model, self.tokenizer = load_text_base(base, task.n_out, task=task.kind, labels=task.labels, seed=seed)
         self.n_out, self.seed = task.n_out, seed
         return self.model
-
     def prepare(self, X): return encode(self.model, self.tokenizer, X, self.max_length)
     def batches(self, rows, size, seed):
         return lambda epoch: length_buckets([len(r) for r in rows], size, seed, epoch, pool=pool_of(self.road))
     def reading_batches(self, rows, size): return length_buckets([len(r) for r in rows], size, shuffle=False)
-
     def collate(self, rows, idx):
         rows = [rows[i] for i in idx]
         batch = pad_batch(rows, self.tokenizer.pad_token_id, self.width(max(map(len, rows), default=0)))
         return dict(zip(("input_ids", "attention_mask"), batch))
     def features(self, model, inputs): return pooled_features(model, inputs["input_ids"], inputs["attention_mask"])
-
     def write(self, folder, model):
         with quiet(): model.save_pretrained(folder)
         self.tokenizer.model_max_length = self.max_length          # so that others cut where we cut
@@ -291,5 +293,5 @@ def allow(self: TextRows, model, size, method):
 def told(self: TextRows):
     if not self.augment: return ""
     words = [n for n in (*RATES, "mixup") if getattr(self.augment, n)]
-    return (f"Training texts were varied anew in every epoch ({listed(words)}; lesson 65 of the book); validation and "
+    return (f"Training texts were varied anew in every epoch ({listed(words)}; lesson 65 (text_augment) of the book); validation and "
             "prediction read texts as they are.")

@@ -7,7 +7,6 @@ __all__ = ['read_synonyms']
 
 # %% ../../nbs/library/text_thesaurus.ipynb #n2cffb90
 from functools import cache
-from pathlib import Path
 
 from ..checks import InputError, check_path, shorten
 from ..data.tables import as_texts, carried, decode_utf8, load_frame, read_bytes
