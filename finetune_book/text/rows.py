@@ -145,19 +145,19 @@ class TextRows(Rows):
         return dict(head=1e-2, body=2e-4 if base in (None, "book-bert") else 5e-5)
 
     def check(self, X): return check_texts(X)
+
     def open(self, base, task, seed):
         refuse_mixing(self.augment, task)
         self.model, self.tokenizer = load_text_base(base, task.n_out, task=task.kind, labels=task.labels, seed=seed)
         self.n_out, self.seed = task.n_out, seed
         return self.model
+
     def prepare(self, X): return encode(self.model, self.tokenizer, X, self.max_length)
     def batches(self, rows, size, seed):
         return lambda epoch: length_buckets([len(r) for r in rows], size, seed, epoch, pool=pool_of(self.road))
     def reading_batches(self, rows, size): return length_buckets([len(r) for r in rows], size, shuffle=False)
     def collate(self, rows, idx):
-        rows = [rows[i] for i in idx]
-        batch = pad_batch(rows, self.tokenizer.pad_token_id, self.width(max(map(len, rows), default=0)))
-        return dict(zip(("input_ids", "attention_mask"), batch))
+        return dict(zip(("input_ids", "attention_mask"), self.padded([rows[i] for i in idx])))
     def features(self, model, inputs): return pooled_features(model, inputs["input_ids"], inputs["attention_mask"])
     def write(self, folder, model):
         with quiet(): model.save_pretrained(folder)
@@ -175,6 +175,11 @@ def width(self: TextRows, longest):
     shape that a product meets, the library that computes it keeps something in memory."""
     if not any(map(torch.is_autocast_enabled, ("cpu", "cuda"))): return longest
     return max(longest, min(-(-longest // 8) * 8, longest_input(self.model.config) or math.inf))
+
+@patch
+def padded(self: TextRows, rows):
+    "(numbers, mask) of a batch, as `pad_batch` gives them."
+    return pad_batch(rows, self.tokenizer.pad_token_id, self.width(max(map(len, rows), default=0)))
 
 # %% ../../nbs/library/text_rows.ipynb #n6d0bba1
 @patch
@@ -293,5 +298,5 @@ def allow(self: TextRows, model, size, method):
 def told(self: TextRows):
     if not self.augment: return ""
     words = [n for n in (*RATES, "mixup") if getattr(self.augment, n)]
-    return (f"Training texts were varied anew in every epoch ({listed(words)}; lesson 65 (text_augment) of the book); validation and "
-            "prediction read texts as they are.")
+    return (f"Training texts were varied anew in every epoch ({listed(words)}; lesson 65 (text_augment) of the book); "
+            "validation and prediction read texts as they are.")
