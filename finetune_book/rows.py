@@ -38,8 +38,9 @@ class Rows(ABC):
     rows_at_once : int, rows in a batch where nothing is learned
     steps, least_epochs, most_epochs : int; where no epochs are given, as many as make `steps`, within these ends
     example : str, lines of Python for the model card, the last an expression that gives one example in a list
+    augmentations : tuple of str, values of `augment` worth a try in a search of settings; () for none
     """
-    rows_at_once, example = 64, "[]"
+    rows_at_once, example, augmentations = 64, "[]", ()
     steps, least_epochs, most_epochs = 100, 3, 50
 
     @classmethod

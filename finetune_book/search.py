@@ -173,9 +173,9 @@ def decay_range(est, method, n): return Range(1e-3, .3, log=True)
 def smoothing_choices(est, method, n): return (0., .1) if is_classifier(est) else None
 
 def augment_choices(est, method, n):
-    "None for a body that stays: it reads each picture once, as it is."
+    "None for a body that stays: it reads each example once, as it is; MixUp needs classes."
     if method.fixed_body: return None
-    return ("none", "crop", "crop+flip", "crop+color") + (("crop+mixup",) if is_classifier(est) else ())
+    return tuple(word for word in est._rows().augmentations if is_classifier(est) or "mixup" not in word) or None
 
 # %% ../nbs/6_adapting/68_search.ipynb #n64bc92f
 SEARCHED = {"lr": rate_range, "epochs": epochs_range, "batch_size": batch_choices, "weight_decay": decay_range,

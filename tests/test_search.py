@@ -39,6 +39,7 @@ def test_a_space_follows_rows_task_and_method(est):
     assert "tune" not in text and lora["tune"] == tuple(f"lora(r={r})" for r in RANKS)
     assert "tune" not in search_space(TextClassifier(tune="lora(r=4)"), 200), "a rank that was given stays"
     assert "augment" in search_space(ImageClassifier(tune="full"), 200) and "augment" not in search_space(ImageClassifier(tune="head"), 200)
+    assert "augment" not in text, "no augmentation of texts has gained in lesson 65 (text_augment)"
     assert "label_smoothing" in text and "label_smoothing" not in search_space(TextRegressor(tune="full"), 200)
     assert "epochs" not in search_space(est, 24), "what is set stays"
     assert search_space(est, 24, {"epochs": [1, 2], "lr": None}).keys() == {"epochs", "batch_size", "weight_decay", "label_smoothing"}

@@ -104,9 +104,13 @@ def check_value(param, value):
     raise InputError(f"{param.name}={shown(value)}: must be {allowed(param)}.{near}")
 
 # %% ../../nbs/library/report_params.ipynb #c028
+def words_of_null(param):
+    "How null is written; where the help offers none as a value, that word is the value."
+    return ("null",) if re.search(r"\bnone\b", param.help) else ("null", "none")
+
 def read_value(param, text):
     "The value that `text`, typed after `name=`, stands for; an InputError if `param` does not allow it."
-    if param.optional and text.strip().lower() in ("null", "none"): return None
+    if param.optional and text.strip().lower() in words_of_null(param): return None
     if param.type == "str": return check_value(param, text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Python's parser warns about odd escapes; the reader gets one line from us

@@ -90,11 +90,7 @@ def space_of(grid, est, names):
     known = est.get_params(deep=False)
     left_out = {name: None for name in SEARCHED if name in known and name not in names}
     given = {name: [known[name] if v is None else v for v in values] for name, values in grid.items() if name in names}
-    return left_out | shown_ways(known) | {name: list(dict.fromkeys(values)) for name, values in given.items()}
-
-def shown_ways(known):
-    "Augmentations that `-p` can name: none is null there, and null is what suits."
-    return {"augment": ["crop", "crop+flip", "crop+color"]} if known.get("augment") == "crop" else {}
+    return left_out | {name: list(dict.fromkeys(values)) for name, values in given.items()}
 
 # %% ../../nbs/library/report_search.ipynb #ne447087
 FIXED = ("seed", "base", "precision", "shortcuts", "guises", "freeze_norm")      # choices that are not for a search

@@ -145,7 +145,6 @@ class TextRows(Rows):
         return dict(head=1e-2, body=2e-4 if base in (None, "book-bert") else 5e-5)
 
     def check(self, X): return check_texts(X)
-
     def open(self, base, task, seed):
         refuse_mixing(self.augment, task)
         self.model, self.tokenizer = load_text_base(base, task.n_out, task=task.kind, labels=task.labels, seed=seed)

@@ -127,10 +127,10 @@ class ImageRows(Rows):
     """
     steps, least_epochs, most_epochs = 400, 5, 60
     rows_at_once, example = 128, "import numpy as np\nnp.zeros((1, 32, 32, 3), np.uint8)"
+    augmentations = "none", "crop", "crop+flip", "crop+color", "crop+mixup"
     def __init__(self, size=None, augment="crop", precision="float32", averaged="none"):
         self.size, self.augment, self.road, self.narrow = size, augment, Road(precision), False
         self.averaged = parse_guises(averaged)
-
     @classmethod
     def rates_for(cls, base):
         "The carried base and one that begins from nothing are small; larger ones want a lower rate."

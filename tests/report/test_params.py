@@ -87,6 +87,13 @@ def test_the_carried_templates_offer_every_method():
         assert {p.name: p for p in parameters_of(name)}["tune"].choices == CHOICES_OF["methods"]()
 
 
+def test_none_is_a_value_where_the_help_offers_it_and_else_null():
+    "A report of pictures that was asked for no augmentation used what suits, without a word."
+    pictures, texts = parameters_of("finetune_image"), parameters_of("finetune_text")
+    assert parse_values(pictures, ["augment=none", "guises=none"]) == {"augment": "none", "guises": "none"} and parse_values(texts, ["augment=none"]) == {"augment": "none"}
+    assert parse_values(pictures, ["augment=null", "guises=Null", "lr=none", "group=None"]) == dict.fromkeys(("augment", "guises", "lr", "group"))
+
+
 @pytest.mark.parametrize("nb, says", [(notebook("x = 1", tags=()), "0 code cells"), (notebook("x = 1", "y = 2", tags=("parameters",) * 2), "2 code cells"),
                                       (notebook("# Parameters\nx = 1"), "papermill's own")])
 def test_one_tagged_cell(nb, says):
