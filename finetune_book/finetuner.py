@@ -391,11 +391,11 @@ def hash_of(data):
     else: content = json.dumps(data, default=str).encode()
     return hashlib.sha256(content).hexdigest()[:16]
 
-def identity_of_run(settings, job):
-    "What decides a run and its trainer cannot see."
-    more = {} if job.more is None else {"unlabelled rows": hash_of(job.more)}
+def identity_of_run(settings, train, more=None):
+    "What decides a run and its trainer cannot see: the settings, the Part that is learned from, rows without targets."
+    more = {} if more is None else {"unlabelled rows": hash_of(more)}
     return {f"setting {name}": json.dumps(value, default=str) for name, value in settings.items()} | {
-        "training rows": hash_of(job.train.rows), "targets": hash_of(job.train.targets)} | more
+        "training rows": hash_of(train.rows), "targets": hash_of(train.targets)} | more
 
 # %% ../nbs/library/finetuner.ipynb #n6f0748e
 def some_inputs(job, rows, n):
@@ -429,7 +429,8 @@ def make_trainer(job, way):
     trainer = Trainer(way.module, torch.optim.AdamW(groups, lr=job.pace.lr, fused=True),
                       meter.seeing(lambda out, y: loss(logits_of(out), y)), schedule,
                       callbacks=[*callbacks_for(job), meter], seed=est.seed, clip_norm=est.clip_norm,
-                      mass=job.task.mass, identity=identity_of_run(est.plain_params(), job), scaled=job.scaled,
+                      mass=job.task.mass, identity=identity_of_run(est.plain_params(), job.train, job.more),
+                      scaled=job.scaled,
                       objective=job.sparring,
                       device=job.device)
     return trainer, meter
@@ -474,6 +475,7 @@ class FineTuner(BaseEstimator):
     n_train_, n_trainable_, n_parameters_ : int; budget_ : Budget, predicted and measured memory and time
     adapter_ : of a method such as "lora" what was learned apart from the base, an Adapter; else None
     """
+    _more = None            # examples without targets, which `fit` may be given
 
 # %% ../nbs/library/finetuner.ipynb #n37d6b01
 OF_STEPS = ("batch_size", "schedule", "warmup_frac", "patience", "weight_decay", "layer_decay", "clip_norm")

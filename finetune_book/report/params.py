@@ -105,8 +105,8 @@ def check_value(param, value):
 
 # %% ../../nbs/library/report_params.ipynb #c028
 def words_of_null(param):
-    "How null is written; where the help offers none as a value, that word is the value."
-    return ("null",) if re.search(r"\bnone\b", param.help) else ("null", "none")
+    'How null is written; where the help offers "none, or …", that word is a value.'
+    return ("null",) if re.search(r"\bnone, or\b", param.help) else ("null", "none")
 
 def read_value(param, text):
     "The value that `text`, typed after `name=`, stands for; an InputError if `param` does not allow it."
