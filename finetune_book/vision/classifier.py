@@ -87,7 +87,7 @@ class ImageTuner(FineTuner):
     "What the estimators for pictures share: settings, and pictures as rows; see `ImageClassifier` for the settings."
     target_type = None                      # of the labels that a folder or CSV brings; "number" for numbers
     def __init__(self, base="book-resnet", tune=None, epochs=None, lr=None, batch_size=32, size=None, augment="crop",
-                 freeze_norm=False, precision="float32", skip_bad=False, weight_decay=.01, layer_decay=1.,
+                 freeze_norm=False, precision="auto", skip_bad=False, weight_decay=.01, layer_decay=1.,
                  schedule="linear", warmup_frac=.1, patience=2, label_smoothing=0., class_weight=None, clip_norm=1.,
                  seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50, memory_mb=None, callbacks=(),
                  verbose=1, thresholds=.5, cache=None, guises="none", adversarial=None):

@@ -176,6 +176,7 @@ def normalised(self: ImageRows, xb):
 def laid_out(self: ImageRows, model):
     "The model with channels last in memory, as convolutions like it; no result depends on it."
     self.narrow = writes_past(model)
+    if self.narrow and self.road.precision == "auto": self.road = Road("float32")    # without oneDNN nothing is gained
     return model.to(memory_format=torch.channels_last)
 
 @patch

@@ -86,7 +86,7 @@ def test_the_help_knows_every_word():
 def test_reports_declare_them():
     for template in ("finetune_text", "finetune_image"):
         declared = {p.name: p for p in parameters_of(template)}
-        assert declared["precision"].choices == PRECISIONS and declared["precision"].default == ("auto" if template == "finetune_text" else "float32")
+        assert declared["precision"].choices == PRECISIONS and declared["precision"].default == "auto"
     words = {p.name: p for p in parameters_of("finetune_text")}["shortcuts"]
     assert words.default == "auto" and all(word in words.help for word in SHORTCUTS)
 
