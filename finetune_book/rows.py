@@ -47,7 +47,6 @@ class Rows(ABC):
     @abstractmethod
     def rates_for(cls, base):
         "dict(head, body) of float: rates that suit a new head, and the base called `base` (None: the carried)."
-
     @abstractmethod
     def check(self, X):
         "The examples as a list or array; InputError naming the row of a bad one."
