@@ -14,7 +14,7 @@ from finetune_book.exercises.forms import Exercise
 def best_step(g, eps):
     "All of the length goes where an entry gains most: the gain is ε max|g|, the dual norm with q = ∞."
     out, j = np.zeros_like(g), np.abs(g).argmax()
-    out[j] = eps * np.sign(g[j])
+    out[j] = eps if g[j] > 0 else -eps
     return out
 
 def step_all(g, eps):
