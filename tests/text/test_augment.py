@@ -1,5 +1,6 @@
 """What lesson 65 (text_augment) cannot check on itself: the trainer, saving, a killed run, the command, every refused input."""
 import json
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -252,8 +253,12 @@ def test_augmentations_that_are_none_are_refused(small, settings, says):
     assert says in str(e.value) and len(str(e.value).splitlines()) == 1
 
 
-def test_texts_that_no_rule_can_touch_are_told(small):
+def test_texts_that_no_rule_can_touch_are_told_and_others_not(small):
     with pytest.warns(UserWarning, match="only 0% of the training texts"): TextClassifier(**small, augment="deletion").fit(["胸痛两天", "发热咳嗽"] * 6, LABELS)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        TextClassifier(**small, augment="deletion").fit(TEXTS, LABELS)
+    assert not [str(w.message) for w in told if "augment" in str(w.message)]
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
