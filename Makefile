@@ -7,8 +7,10 @@ ARGS ?=
 # Two processes share the work of `make test`, so each keeps to one thread.
 JOBS ?= 2
 ONE_THREAD := OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false
-# Threads that wait for each other sleep instead of spinning: with spinning, one other busy process starves two threads on two cores.
+# Threads that wait for each other sleep soon instead of spinning: with spinning, one other busy process starves two threads on two cores
+# (finetune_book.processes).
 export OMP_WAIT_POLICY := PASSIVE
+export GOMP_SPINCOUNT := 1000
 # setup installs without compiling, so Python has to keep what it compiles: in a container where this is set, each start would compile
 # torch and transformers again (importing both: 12 s instead of 5 s).
 unexport PYTHONDONTWRITEBYTECODE

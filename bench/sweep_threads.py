@@ -6,6 +6,7 @@ import sys
 
 from _timing import compare
 
+from finetune_book.processes import WAITING
 from finetune_book.report.record import machine
 from finetune_book.report.pool import THREADS, share_of, shared_environment
 
@@ -26,9 +27,14 @@ for line in sys.stdin:
 """
 
 
-def trainings(env):
-    "JOBS processes that each train for as many steps as they are told."
-    return [subprocess.Popen([sys.executable, "-c", TRAIN], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(JOBS)]
+def trainings(env, jobs=JOBS, train=TRAIN):
+    "Processes that each train for as many steps as they are told."
+    return [subprocess.Popen([sys.executable, "-c", train], env=env, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(jobs)]
+
+
+def plain():
+    "The environment without what says how many threads there are and how they wait."
+    return {k: v for k, v in os.environ.items() if k not in (*THREADS, *WAITING, "TOKENIZERS_PARALLELISM")}
 
 
 def at_once(processes):
@@ -38,11 +44,15 @@ def at_once(processes):
     return run
 
 
-if __name__ == "__main__":
-    left_alone = {k: v for k, v in os.environ.items() if k not in (*THREADS, "OMP_WAIT_POLICY", "TOKENIZERS_PARALLELISM")}
-    ways = {"a share of the cores each": left_alone | shared_environment(share_of(machine()["cores"], JOBS)), "all cores each": left_alone}
-    started = {name: trainings(env) for name, env in ways.items()}
-    try: compare({name: at_once(processes) for name, processes in started.items()}, title=f"{JOBS} trainings of book-bert at once, {STEPS} steps of 16 texts each")
+def race(ways, jobs, title, train=TRAIN):
+    "Compare environments, each with so many trainings at once."
+    started = {name: trainings(env, jobs, train) for name, env in ways.items()}
+    try: compare({name: at_once(processes) for name, processes in started.items()}, title=title)
     finally:
         for processes in started.values():
             for p in processes: p.kill()
+
+
+if __name__ == "__main__":
+    ways = {"a share of the cores each": plain() | WAITING | shared_environment(share_of(machine()["cores"], JOBS)), "all cores each": plain()}
+    race(ways, JOBS, f"{JOBS} trainings of book-bert at once, {STEPS} steps of 16 texts each")

@@ -6,6 +6,7 @@
 __all__ = ['COMMANDS', 'app', 'main']
 
 # %% ../nbs/library/cli.ipynb #c002
+import os
 import sys
 import warnings
 from typing import Annotated
@@ -19,6 +20,7 @@ from .commands.reports import make_gallery, new, render_again, report, sweep, ve
 from .commands.streams import StreamLost, let_go, sound_streams
 from .commands.train import train
 from .places import home_folder
+from .processes import calm_threads, end_at_once
 
 # %% ../nbs/library/cli.ipynb #c006
 COMMANDS = {"report": report, "new": new, "verify": verify, "render": render_again, "sweep": sweep,
@@ -108,10 +110,14 @@ def main(argv=None):
 
     Parameters
     ----------
-    argv : list of str, arguments without the program's name; None for those of this process
+    argv : list of str, arguments without the program's name; None for those of this process, which then belongs to us:
+        its threads and its end are set up
 
     Returns
     -------
     int, the exit code; errors that are our own bugs are raised
     """
+    if argv is None:
+        calm_threads(os.environ)
+        end_at_once()
     with sound_streams(): return code_of(sys.argv[1:] if argv is None else list(argv))

@@ -17,6 +17,8 @@ from pathlib import Path
 
 import psutil
 
+from finetune_book.processes import WAITING
+
 from .contests import CONTESTS, LARGE, QUICK_SIZES, SIZES, Contestant
 from .show import keep, table, update_readmes
 
@@ -39,7 +41,8 @@ class Worker:
     "A contestant in a process of its own, which works only while it is asked."
     def __init__(self, contestant, job, log):
         found = os.pathsep.join(filter(None, [str(REPO / "bench"), os.environ.get("PYTHONPATH")]))
-        env = os.environ | {"OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1", "PYTHONPATH": found}
+        plain = {k: v for k, v in os.environ.items() if k not in WAITING}        # as a reader's own program would run
+        env = plain | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": found}
         self.log = Path(log)
         with self.log.open("wb") as errors:                 # a session of its own: Ctrl-C is for us, who then end it
             self.process = subprocess.Popen([sys.executable, "-m", "against.worker"], env=env, text=True, cwd=REPO,

@@ -18,6 +18,7 @@ from pathlib import Path
 import finetune_book
 from ..checks import InputError, shorten
 from ..places import home_problem
+from ..processes import calm_threads
 from .errors import CellFailed, Interrupted, KernelDied, TimedOut
 from .page import ANSI
 from .template import RAISES, SKIP, tags_of
@@ -51,8 +52,7 @@ def kernel_environment(token, folder):
     home = Path(finetune_book.__file__).resolve().parent.parent
     if home.name not in ("site-packages", "dist-packages"):
         env["PYTHONPATH"] = os.pathsep.join([str(home), *filter(None, [env.get("PYTHONPATH")])])
-    # threads that wait sleep: spinning, two on two cores starve each other and everybody else
-    env.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    calm_threads(env)
     env.setdefault("PYTHONHASHSEED", "0")
     if home_problem(): env.setdefault("MPLCONFIGDIR", str(folder / "matplotlib"))   # it would warn on the page
     return env | {RUN: token, "IPYTHONDIR": str(folder / "ipython"), "PYDEVD_DISABLE_FILE_VALIDATION": "1"}
@@ -148,8 +148,9 @@ def begin_watching(folder):
     "Let the kernel note what it opens, by a start-up file of its IPython; the path of the log."
     startup = folder / "ipython" / "profile_default" / "startup"
     startup.mkdir(parents=True, exist_ok=True)
-    begin = "__import__('finetune_book.report.watch', fromlist=['begin']).begin()\n"
-    (startup / "00-watch.py").write_text(begin, "utf-8")
+    calls = {"processes": "end_at_once", "report.watch": "begin"}
+    lines = [f"__import__('finetune_book.{module}', fromlist=['{name}']).{name}()\n" for module, name in calls.items()]
+    (startup / "00-watch.py").write_text("".join(lines), "utf-8")
     return folder / LOG
 
 # %% ../../nbs/library/report_kernel.ipynb #n4e8975d

@@ -56,8 +56,7 @@ def share_of(cores, jobs): return max(1, cores // jobs)
 
 def shared_environment(threads):
     "Environment variables that keep a run to its share of the cores."
-    waiting = os.environ.get("OMP_WAIT_POLICY", "PASSIVE")
-    return dict.fromkeys(THREADS, str(threads)) | {"TOKENIZERS_PARALLELISM": "false", "OMP_WAIT_POLICY": waiting}
+    return dict.fromkeys(THREADS, str(threads)) | {"TOKENIZERS_PARALLELISM": "false"}
 
 # %% ../../nbs/library/report_pool.ipynb #c054
 HEADROOM, GUESS_MB = 1.2, 2000

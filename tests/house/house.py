@@ -16,7 +16,7 @@ MOST_DEEP = 3      # classes of the book above each other
 # What may import what: each only what stands in a line above it. Modules of one line may import each other, as long as no circle closes.
 ORDER = """
 checks
-figures losses optim typed_json places invariants
+figures losses optim typed_json places processes invariants
 data
 judge
 train
