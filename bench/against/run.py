@@ -141,11 +141,11 @@ def compare_answers(entries, answers):
         if first and said: entry["agreement"] = sum(a == b for a, b in zip(first, said)) / len(first)
 
 
-def hold(contest, contestants, rounds, job, folder, kept):
-    "Let the contestants take turns; what they did goes into `kept`, a list, as it happens."
+def hold(contest, contestants, rounds, job, folder, results):
+    "Let the contestants take turns; what they did goes into the results' contests, as it happens."
     entries = [dict(name=c.name, title=c.title, ours=c.ours, seconds=[], cpu_s=[], others=[]) for c in contestants]
-    kept.append(dict(name=contest.name, title=contest.title, compared=contest.compared, settings=job["settings"],
-                     contestants=entries))
+    results["contests"].append(dict(name=contest.name, title=contest.title, compared=contest.compared, settings=job["settings"],
+                                    date=results["date"], commit=results["commit"], contestants=entries))
     say(f"{contest.title}")
     with ExitStack() as stack:
         workers = {entry["name"]: start(contest, job, entry, one, folder, stack)
@@ -242,7 +242,7 @@ def run_all(contests, gone, results, path):
         for c in contests:
             present = [one for one in c.contestants if not set(one.needs) & set(gone)]
             job = c.settings | dict(work=folder, settings=c.settings)
-            hold(c, present, c.rounds, job, Path(folder), results["contests"])
+            hold(c, present, c.rounds, job, Path(folder), results)
             write(results, incomplete(path))
 
 
@@ -291,7 +291,8 @@ def main(words=None):
     parser.add_argument("--large", action="store_true", help="also 100,000 texts: hours on two cores")
     parser.add_argument("--wait", type=float, default=0, metavar="MINUTES", help="wait so long for a calm machine")
     parser.add_argument("--out", default=OUT, help="where the JSON goes (reports/bench/results.json)")
-    parser.add_argument("--keep", action="store_true", help="make these results those of the README")
+    parser.add_argument("--keep", action="store_true", help="make these results those of the README; contests that were "
+                        "left out stay as they are there, if machine and versions are the same")
     parser.add_argument("--readme", nargs="?", const=True, metavar="JSON",
                         help="run nothing: write the README's table anew, of this JSON or of the one that is kept")
     args = parser.parse_args(words)

@@ -66,14 +66,16 @@ WORDS = {
         none="No measurement is kept yet: `make bench` makes one on your machine.",
         caption="Seconds, median of {rounds} rounds and in brackets the least and the most; *times as long* is taken "
                 "inside each round. {cpu}, {cores} cores, {bf16}, torch {torch}, transformers {transformers}, {date}; "
-                "load {before} before{busy}.",
+                "load {before} before{busy}.{runs}",
+        runs=" Not all in one run: {}.", run="{} on {} at {}",
         bf16={True: "with bfloat16", False: "without bfloat16"}, busy=": **other work was running**",
         all="the same answers", some="{:.2%} the same answers"),
     "zh": dict(
         head="| 任务 | 本书 | | 对手 | | 耗时倍数 |",
         none="还没有保存的测量结果：`make bench` 会在你的机器上测一次。",
         caption="单位为秒：{rounds} 轮的中位数，括号内是最小值和最大值；耗时倍数在每一轮内计算。{cpu}，{cores} 核，{bf16}，"
-                "torch {torch}，transformers {transformers}，{date}；开始前负载 {before}{busy}。",
+                "torch {torch}，transformers {transformers}，{date}；开始前负载 {before}{busy}。{runs}",
+        runs="不是一次测完的：{}。", run="{} 测于 {}（{}）",
         bf16={True: "支持 bfloat16", False: "不支持 bfloat16"}, busy="：**当时还有别的任务在运行**",
         all="答案相同", some="{:.2%} 的答案相同"),
 }
@@ -101,6 +103,14 @@ def readme_rows(results, language):
                                      spread(b["seconds"]), f"**{spread(ratios(b, a))}**"]) + " |"
 
 
+def runs_of(results, words):
+    "Which contest is of which run, where there are several; nothing where one run has measured all."
+    runs = {}
+    for contest in results["contests"]: runs.setdefault((contest.get("date", "")[:10], contest.get("commit")), []).append(contest["name"])
+    if len(runs) < 2: return ""
+    return words["runs"].format("; ".join(words["run"].format(", ".join(names), date, commit) for (date, commit), names in runs.items()))
+
+
 def readme_part(results, language):
     "What stands between the marks in a README; results may be None."
     words = WORDS[language]
@@ -108,7 +118,7 @@ def readme_part(results, language):
     rounds = sorted({len(entry["seconds"]) for c in results["contests"] for entry in c["contestants"]} - {0})
     facts = dict(rounds="–".join(map(str, sorted({rounds[0], rounds[-1]}))), cpu=results["machine"]["cpu"],
                  cores=results["machine"]["cores"], bf16=words["bf16"][results["machine"]["bfloat16"]],
-                 date=results["date"][:10], busy=words["busy"] if results["busy"] else "",
+                 date=results["date"][:10], busy=words["busy"] if results["busy"] else "", runs=runs_of(results, words),
                  before=results["load_before"][0] if results["load_before"] else "?", **{
                      name: results["versions"][name] for name in ("torch", "transformers")})
     return "\n".join([words["head"], "|---|---|---|---|---|---|", *readme_rows(results, language), "",
@@ -136,9 +146,20 @@ def update_readmes():
     return f"{' and '.join(READMES)}: " + ("no results are kept yet" if results is None else f"the table of {KEPT}")
 
 
+def joined(results, before):
+    "Results, and of those kept before the contests that this run left out; not of another machine or other versions."
+    facts = "machine", "versions"
+    if before is None or any(before.get(name) != results[name] for name in facts): return results
+    contests = {c["name"]: c for c in [*before["contests"], *results["contests"]]}
+    if len(contests) == len(results["contests"]): return results
+    load = [max(pair) for pair in zip(before["load_before"] or [0, 0, 0], results["load_before"] or [0, 0, 0])]
+    return results | dict(contests=list(contests.values()), busy=before["busy"] or results["busy"], load_before=load)
+
+
 def keep(results):
     "Make results those of the README; refused for what is no whole measurement."
     if not results["complete"] or results["quick"]:
         raise SystemExit("only a whole run is kept: this one was quick or was interrupted")
+    results = joined(results, kept())
     KEPT.write_text(json.dumps(results, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return update_readmes()
