@@ -8,6 +8,7 @@ __all__ = ['PENALTIES', 'folds', 'choose_penalty', 'put_into', 'solve_head']
 # %% ../../nbs/library/solve.ipynb #nd9a17c3
 import numpy as np
 import torch
+from threadpoolctl import threadpool_limits
 
 from ..checks import InputError, check_real, check_whole
 
@@ -106,7 +107,9 @@ def solve_head(head, features, targets, loss, rank, C=None, seed=0):
     mean, scale = scale_of(features.double())
     x = (features.double() - mean) / scale
     if targets.is_floating_point(): targets = targets.double()
-    with torch.enable_grad():
+    # scipy's vectors are short, and its threads would wait for a core on which torch's threads wait for work
+    import scipy.optimize                                   # only what is loaded can be limited
+    with torch.enable_grad(), threadpool_limits(1, user_api="blas"):
         if C is None: C, _ = choose_penalty(x, targets, loss, head.out_features, rank, seed=seed)
         start = x.new_zeros(x.shape[1] + 1, head.out_features)
         put_into(head, descend(x, targets, loss, start, C), mean, scale)
