@@ -313,9 +313,11 @@ class ThroughTable:
 
     def forecast(self, trainer, before, left):
         job = self.job
-        return forecast_reading(trainer, job.model, job.train.targets, job.pass_over(job.train),
-                                held=job.pass_over(job.held), features=job.rows.features,
-                                batch_size=job.est.batch_size, room=job.room(), before=before, left=left)
+        budget = forecast_reading(trainer, job.model, job.train.targets, job.pass_over(job.train),
+                                  held=job.pass_over(job.held), features=job.rows.features,
+                                  batch_size=job.est.batch_size, room=job.room(), before=before, left=left)
+        budget.cached = getattr(job.est, "cache", None) is not None
+        return budget
 
     def pace(self): return self.job.pace.lr, self.job.pace.epochs
 
@@ -517,8 +519,10 @@ def fit(self: FineTuner, X, y, validation=None, unlabelled=None):
     rows = self._rows()
     X, self._more = rows.check(X), self._checked_more(rows, unlabelled)
     words = rows.usual_methods(len(X)) if self.tune is self.lr is None else ("full",)     # a rate alone: all moves
-    if len(words) > 1: self._try_each(words, X, y, validation)
-    else: self._five_steps(rows, self._method(words), X, y, validation)
+    try:
+        if len(words) > 1: self._try_each(words, X, y, validation)
+        else: self._five_steps(rows, self._method(words), X, y, validation)
+    finally: self._more = None                              # a fitted model keeps no examples
     if self.lr_ is None: warn_of_unused(self)
     return self
 

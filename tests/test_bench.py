@@ -261,6 +261,17 @@ def test_results_that_are_kept_go_into_both_readmes(tmp_path, monkeypatch):
     assert run.main(["--readme"]) == 0 and [(tmp_path / name).read_text() for name in show.READMES] == first
 
 
+def test_contests_left_out_stay_and_the_table_says_that_there_were_two_runs():
+    def run_of(name, **facts): return MADE | dict(contests=[MADE["contests"][0] | dict(name=name, **facts)])
+    first, second = run_of("a", date="2026-01-30", commit="111"), run_of("b", date="2026-01-31", commit="222") | dict(busy=False)
+    both = show.joined(second, first | dict(busy=True, load_before=[.4, 0, 0]))
+    assert [c["name"] for c in both["contests"]] == ["a", "b"] and both["busy"] and both["load_before"] == [.4, .2, .3]
+    assert "Not all in one run: a on 2026-01-30 at 111; b on 2026-01-31 at 222." in show.readme_part(both, "en") and "一次" in show.readme_part(both, "zh")
+    assert "Not all" not in show.readme_part(second, "en")
+    assert show.joined(second, first | dict(machine=MADE["machine"] | dict(cores=9))) == show.joined(second, None) == second
+    assert show.joined(run_of("a", commit="333"), first)["contests"][0]["commit"] == "333"
+
+
 def test_a_readme_without_its_marks_is_refused():
     with pytest.raises(ValueError, match="has no <!-- bench"): show.with_part("nothing", "part")
 

@@ -5,8 +5,10 @@ import pytest
 
 from finetune_book import ImageClassifier, TextClassifier, TextRegressor
 from finetune_book.adapt import METHODS, Method, as_method, method
+from finetune_book.adapt.adapters import Bottlenecks
+from finetune_book.adapt.lora import Lora
 from finetune_book.checks import InputError
-from finetune_book.search import JOURNAL, RANKS, SEARCHED, Range, by_method, grid, luck_of_best, search, search_space
+from finetune_book.search import JOURNAL, SEARCHED, Range, by_method, grid, luck_of_best, search, search_space
 
 WORDS = {"a": "rain wind snow frost".split(), "b": "bread milk salt corn".split()}
 
@@ -36,8 +38,9 @@ def test_a_space_follows_rows_task_and_method(est):
     for space, word in ((text, "full"), (lora, "lora")):
         own = as_method(word).rate(TextClassifier()._rows().rates_for("book-bert"))
         assert np.isclose(np.sqrt(space["lr"].low * space["lr"].high), own, rtol=1e-6)
-    assert "tune" not in text and lora["tune"] == tuple(f"lora(r={r})" for r in RANKS)
+    assert "tune" not in text and lora["tune"] == tuple(f"lora(r={r})" for r in Lora.searched["r"])
     assert "tune" not in search_space(TextClassifier(tune="lora(r=4)"), 200), "a rank that was given stays"
+    assert search_space(TextClassifier(tune="adapter"), 200)["tune"] == tuple(f"adapter(size={k})" for k in Bottlenecks.searched["size"])
     assert "augment" in search_space(ImageClassifier(tune="full"), 200) and "augment" not in search_space(ImageClassifier(tune="head"), 200)
     assert "augment" not in text, "no augmentation of texts has gained in lesson 65 (text_augment)"
     assert "label_smoothing" in text and "label_smoothing" not in search_space(TextRegressor(tune="full"), 200)
@@ -55,10 +58,10 @@ def test_every_method_of_the_registry_has_a_space(form):
 
 def test_methods_with_rates_of_their_own_go_by_their_word():
     space = search_space(TextClassifier(), 200, {"tune": ["head", "lora"]})
-    assert space["tune"] == ("head", *(f"lora(r={r})" for r in RANKS)) and set(space["lr"]) == {"head", "lora"}
+    assert space["tune"] == ("head", *(f"lora(r={r})" for r in Lora.searched["r"])) and set(space["lr"]) == {"head", "lora"}
     assert isinstance(space["epochs"], Range)
     one, other = by_method(space)
-    assert one["tune"] == ("head",) and one["lr"] == space["lr"]["head"] and len(other["tune"]) == len(RANKS)
+    assert one["tune"] == ("head",) and one["lr"] == space["lr"]["head"] and len(other["tune"]) == len(Lora.searched["r"])
     points = grid(space, 12)
     assert len(points) == 12 and {p["tune"] for p in points} & {"head"} and all(set(p) == set(space) for p in points)
 
@@ -279,9 +282,12 @@ def test_a_regressor_and_sets_of_labels(tiny_base):
 def test_a_method_of_ones_own_is_searched_like_any(est):
     @method("mine68")
     class Mine(type(as_method("head"))):
-        def __init__(self, r=4): self.r = r
+        searched = {"k": (1, 2), "wide": (True, False)}
+        def __init__(self, k=4, wide=False): self.k, self.wide = k, wide
         def rate(self, rates): return .05
     try:
         space = search_space(TextClassifier(tune="mine68"), 100)
-        assert space["tune"] == tuple(f"mine68(r={r})" for r in RANKS) and np.isclose(space["lr"].low, .005)
+        assert space["tune"] == tuple(f"mine68(k={k}, wide={wide})" for k in (1, 2) for wide in (True, False)) and np.isclose(space["lr"].low, .005)
+        assert "tune" not in search_space(TextClassifier(tune="mine68(k=1, wide=True)"), 100), "what was given stays"
+        assert search_space(TextClassifier(tune="mine68(k=1)"), 100)["tune"] == ("mine68(k=1, wide=True)", "mine68(k=1, wide=False)")
     finally: del METHODS.classes["mine68"]

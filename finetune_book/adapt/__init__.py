@@ -25,8 +25,9 @@ class Method:
     form : str, how it is written, such as "head" or "top-K"; set by `method`
     fixed_body : bool; if True only the head moves, so the body's answers may be computed once
     thaws : bool; whether more moves later than `attach` has left moving
+    searched : dict, setting of the method → values that a search tries where nobody has set it
     """
-    form, fixed_body, thaws = None, False, False
+    form, fixed_body, thaws, searched = None, False, False, {}
 
     def attach(self, model, seed=0):
         "Change and freeze `model` in place, by `seed` where something is drawn; returns how many parameters move."

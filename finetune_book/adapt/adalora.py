@@ -15,8 +15,8 @@ from torch import nn
 
 from . import method
 from .freeze import freeze_all_but
-from .lora import (Few, adapted, adapter_of, as_peft_finds, lora_layers, merge_lora, moved_whole,
-                                      put_on_layer, rank_for, sides, target_names)
+from .lora import (Few, Lora, adapted, adapter_of, as_peft_finds, lora_layers, merge_lora,
+                                      moved_whole, put_on_layer, rank_for, sides, target_names)
 from ..checks import InputError, check_real, check_whole
 from ..train.trainer import Callback
 
@@ -293,6 +293,8 @@ class AdaLora(Few):
 
     Source: Zhang et al. (2023).
     """
+    searched = Lora.searched
+
     def __init__(self, r=None, start=None, alpha=16., targets="all", wait=.1, rest=.3, every=1, orth=.5):
         self.r = r if r is None else check_whole("r", r, 1)
         self.start = start if start is None else check_whole("start", start, self.r or 1)

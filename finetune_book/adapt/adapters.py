@@ -191,6 +191,8 @@ class Bottlenecks(Few):
 
     Source: Houlsby et al. (2019); Pfeiffer et al. (2021) for "block".
     """
+    searched = {"size": (8, 16, 32, 64)}
+
     def __init__(self, size=None, place="both"):
         self.size = size if size is None else check_whole("size", size, 1)
         self.place = check_choice("place", place, ("both", "block"))

@@ -336,6 +336,8 @@ class Lora(Few):
 
     Source: Hu et al. (2022); Kalajdzievski (2023) for α/√r.
     """
+    searched = {"r": (2, 4, 8, 16, 32)}
+
     def __init__(self, r=None, alpha=16., targets="all", rslora=False):
         self.r = r if r is None else check_whole("r", r, 1)
         self.alpha = check_real("alpha", alpha, 0, ends="(]")

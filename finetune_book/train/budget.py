@@ -304,6 +304,7 @@ class Budget:
     available_mb : float, what training may take; limit : "machine" or "memory_mb", who says so
     predicted_s, predicted_step_s : float, all epochs with validation, and one batch
     whole_mb : float, what training would add uncut; redrawn : bool, pieces draw other dropout
+    cached : bool, a cache may keep what is to be read; `predicted_s` is for a cache that is empty
     measured_… : None before training
     """
     batch_size: int
@@ -322,6 +323,7 @@ class Budget:
     predicted_step_s: float
     whole_mb: float
     redrawn: bool = False
+    cached: bool = False
     measured_peak_mb: float | None = None
     measured_s: float | None = None
     measured_step_s: float | None = None
@@ -338,7 +340,8 @@ def __str__(self: Budget):
     "The forecast in one line."
     room = said_mb(self.available_mb)
     has = f"this machine has {room} free" if self.limit == "machine" else f"memory_mb allows {room}"
-    line = f"about {said_s(self.predicted_s)} and {said_mb(self.needed_mb)}; {has}"
+    most = " at most, as what the cache keeps takes no time," if self.cached else ""
+    line = f"about {said_s(self.predicted_s)}{most} and {said_mb(self.needed_mb)}; {has}"
     if self.accumulate == 1: return line
     same = "the same update but for other draws of dropout" if self.redrawn else "the same update"
     return (f"{line}; {self.batch_size} rows at once would take {said_mb(self.whole_mb)}, so each batch goes in "

@@ -190,7 +190,7 @@ def test_free_takes_each_batch_so_often_in_a_row_and_moves_its_change_by_the_par
 def test_virtual_learns_from_unlabelled_texts_and_only_virtual_does(text, tmp_path):
     alone = TextClassifier(**text, adversarial="virtual").fit(TEXTS, LABELS)
     more = TextClassifier(**text, adversarial="virtual").fit(TEXTS, LABELS, unlabelled=["some new words", "others"])
-    assert bits(alone) != bits(more)
+    assert bits(alone) != bits(more) and more._more is None, "a fitted model keeps no examples"
     for word in (None, "fgm"):
         with pytest.raises(InputError, match="only adversarial='virtual'"):
             TextClassifier(**text, adversarial=word).fit(TEXTS, LABELS, unlabelled=TEXTS)

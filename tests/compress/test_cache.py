@@ -446,6 +446,11 @@ def test_a_grid_search_reads_each_row_once(small, counted):
     assert sum(computed) == len(set(TEXTS)) and grid.best_estimator_.cache == cache
 
 
+def test_the_forecast_says_that_it_is_for_an_empty_cache(small, cache):
+    said = {name: str(TextClassifier(**small, **kept).fit(TEXTS, LABELS).budget_) for name, kept in (("with", {"cache": cache}), ("without", {}))}
+    assert "at most, as what the cache keeps takes no time" in said["with"] and "cache" not in said["without"]
+
+
 def test_nothing_is_kept_unless_asked(small, tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     TextClassifier(**small).fit(TEXTS, LABELS)

@@ -215,7 +215,7 @@ def test_a_card_says_that_other_libraries_do_not_average_over_guises(fast, tmp_p
         told = "the mean over guises of each picture (flip, turn)" in card and "AutoModelForImageClassification, answer for the picture as it is, without that averaging" in card
         assert told == (guises != "none")
         rows = clf.rows_.prepare(clf.rows_.check(X))
-        with torch.no_grad(): out = clf.model_.eval()(**clf.rows_.collate(rows, np.arange(len(rows))))
+        with torch.no_grad(): out = AutoModelForImageClassification.from_pretrained(tmp_path / guises)(**clf.rows_.collate(rows, np.arange(len(rows))))
         alone = getattr(out, "logits", out).double().numpy()
         assert (np.abs(alone - clf.outputs(X)).max() < 1e-4) == (guises == "none")
 
