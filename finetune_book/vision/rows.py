@@ -206,12 +206,11 @@ def taken_on(self: ImageRows, device): return dict(precision=self.road.precision
 
 @patch
 def told(self: ImageRows):
-    "That another library answers without the averaging over guises."
+    "That the model by itself answers without the averaging over guises."
     words = [name for name, asked in self.averaged.items() if asked]
     if not words: return ""
-    return (f"Predictions of finetune_book are the mean over guises of each picture ({listed(words)}); other libraries "
-            "that open this folder, such as AutoModelForImageClassification, answer for the picture as it is, without "
-            "that averaging.")
+    return (f"Predictions of finetune_book are the mean over guises of each picture ({listed(words)}); the model "
+            "by itself, as another program would open it, answers for the picture as it is, without that averaging.")
 
 # %% ../../nbs/library/vision_rows.ipynb #nf5f5bbf
 def warn_of_pictures(rows, X, device):

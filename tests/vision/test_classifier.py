@@ -207,15 +207,15 @@ def test_guises_average_what_is_predicted_and_leave_the_fitting_alone(fast, tmp_
     assert again.guises == "flip+turn" and np.array_equal(again.outputs(X), all_of.outputs(X))
 
 
-def test_a_card_says_that_other_libraries_do_not_average_over_guises(fast, tmp_path):
+def test_a_card_says_that_the_model_by_itself_does_not_average_over_guises(fast, tmp_path):
     for guises in ("none", "flip+turn"):
         clf = ImageClassifier(**dict(fast, epochs=1), guises=guises).fit(X, Y)
         clf.save(tmp_path / guises)
         card = (tmp_path / guises / "README.md").read_text()
-        told = "the mean over guises of each picture (flip, turn)" in card and "AutoModelForImageClassification, answer for the picture as it is, without that averaging" in card
+        told = "the mean over guises of each picture (flip, turn)" in card and "the model by itself, as another program would open it, answers for the picture as it is" in card
         assert told == (guises != "none")
         rows = clf.rows_.prepare(clf.rows_.check(X))
-        with torch.no_grad(): out = AutoModelForImageClassification.from_pretrained(tmp_path / guises)(**clf.rows_.collate(rows, np.arange(len(rows))))
+        with torch.no_grad(): out = clf.model_.eval()(**clf.rows_.collate(rows, np.arange(len(rows))))
         alone = getattr(out, "logits", out).double().numpy()
         assert (np.abs(alone - clf.outputs(X)).max() < 1e-4) == (guises == "none")
 
