@@ -19,5 +19,5 @@ def writer(model, n, cached):
 
 if __name__ == "__main__":
     model = Decoder(DecoderConfig(1024, longest=512)).eval()
-    for n in (16, 64, 256):
+    for n in (16, 64, 128):
         compare({"with the cache": writer(model, n, True), "all again": writer(model, n, False)}, rounds=3, title=f"{n} tokens, 4 layers of width 192")

@@ -223,3 +223,30 @@ def test_the_loss_is_that_of_lesson_11(side):
     losses, counts = token_losses(logits, ids, mask), mask[:, 1:] * mask[:, :-1]
     assert (losses[counts == 0] == 0).all() and abs(losses.sum() / counts.sum() - next_token_nll(logits.numpy(), ids.numpy(), mask.numpy())) < 1e-5
     assert abs(bits_per_byte(losses, 10) - losses.sum().item() / math.log(2) / 10) < 1e-5 and bits_per_byte(math.log(256) * 5, 5) == pytest.approx(8)
+
+
+# --- the carried one -----------------------------------------------------------------------------------------------
+
+def test_book_gpt_opens_offline_and_is_ours(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    folder = carried("book-gpt")
+    ref, tok = transformers.AutoModelForCausalLM.from_pretrained(folder).eval(), transformers.AutoTokenizer.from_pretrained(folder)
+    pieces, texts = ByteBPE.read(folder / "tokenizer.json"), read_splits("clinic_notes")["test"].text[:24].tolist()
+    assert [pieces.encode(t) for t in texts + ODD] == tok(texts + ODD)["input_ids"] and ref.dtype == torch.float32 and tok.eos_token_id == tok.pad_token_id == 0
+    rows = [[0, *pieces.encode(t), 0] for t in texts]
+    ids, held = torch.tensor([r + [0] * (max(map(len, rows)) - len(r)) for r in rows]), load_frame(folder / "held_out.csv")
+    mask = torch.tensor([[1] * len(r) + [0] * (ids.shape[1] - len(r)) for r in rows])
+    with torch.no_grad(): a, b = Decoder.like(ref)(ids, attention_mask=mask)[0], ref(input_ids=ids, attention_mask=mask).logits
+    assert (a - b)[mask.bool()].abs().max() <= 1e-4
+    bits = token_losses(a, ids, mask).sum(1) / math.log(2)
+    assert np.allclose(bits, held.bits_book_gpt[:24].astype(float), rtol=1e-3)
+
+
+def test_book_gpt_fits_its_card():
+    folder = carried("book-gpt")
+    card, result, held = (folder / "README.md").read_text(), json.loads((folder / "result.json").read_text()), pd.read_csv(folder / "held_out.csv")
+    assert 2e6 < (folder / "model.safetensors").stat().st_size < 4.1e6
+    for name in ("trigram", "ngram", "book_gpt"):
+        found = held[f"bits_{name}"].sum() / held.bytes.sum()
+        assert found == pytest.approx(result[name], abs=1e-3) and f"| {found:.3f} |" in card
+    assert result["book_gpt"] < min(result["ngram"], result["trigram"]) and len(held) == 1200 and "General English is not reached" in card
