@@ -1,6 +1,7 @@
 """Every path and every module that the Makefile, the scripts, the cards and the notebooks' prose name is there."""
 import json
 import re
+from fnmatch import fnmatch
 from pathlib import Path
 
 import form
@@ -87,3 +88,10 @@ def test_what_is_gone_is_seen(words, gone): assert missing(words) == gone
     "finetune_book.data.tables.carried", "`finetune_book.vision`", "model/finetune_book.json", "finetune_book.__version__",
 ])
 def test_what_is_there_is_left_alone(words): assert missing(words) == []
+
+
+def test_pytest_leaves_no_folder_of_tests_out(pytestconfig):
+    "Its own list of folders to pass over has `build`, and tests/build was passed over without a word for some time."
+    folders = {p.parent.relative_to(REPO) for p in (REPO / "tests").rglob("test_*.py")}
+    passed_over = pytestconfig.getini("norecursedirs")
+    assert len(folders) > 10 and [f for f in folders if any(fnmatch(part, p) for part in f.parts for p in passed_over)] == []
