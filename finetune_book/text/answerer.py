@@ -294,7 +294,7 @@ def found_pairs(ids, passages):
     "(query number, id) of all that was found, each once; InputError for an id of no passage."
     for q, found in enumerate(ids):
         for name in dict.fromkeys(found):
-            if name not in passages: raise InputError(f"{shorten(repr(name), 40)}: the finder's id is of no passage")
+            if name not in passages: raise InputError(f"{shorten(name, 40)}: the finder's id is of no passage")
             yield q, name
 
 # %% ../../nbs/library/text_answerer.ipynb #nc38be2b
