@@ -2,7 +2,8 @@
 __version__ = "0.1.0"
 
 _HOME = {"TextClassifier": "finetune_book.text.classifier", "TextRegressor": "finetune_book.text.classifier",
-         "ImageClassifier": "finetune_book.vision.classifier", "ImageRegressor": "finetune_book.vision.classifier"}
+         "ImageClassifier": "finetune_book.vision.classifier", "ImageRegressor": "finetune_book.vision.classifier",
+         "QuestionAnswerer": "finetune_book.text.answerer"}
 __all__ = ["__version__", *_HOME]
 
 

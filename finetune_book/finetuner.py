@@ -185,7 +185,8 @@ class Pace:
         least = max(rows.least_epochs, method.least_epochs(model))
         passed, most = n * replays_of(est), max(least, rows.most_epochs)
         epochs = est.epochs or enough_epochs(passed, est.batch_size, rows.steps, least, most)
-        return cls(float(lr), int(epochs), est.lr is None and not (method.fixed_body and (est.epochs or est.callbacks)))
+        solved = rows.one_vector and est.lr is None
+        return cls(float(lr), int(epochs), solved and not (method.fixed_body and (est.epochs or est.callbacks)))
 
 # %% ../nbs/library/finetuner.ipynb #na9e5dce
 @dataclass
@@ -219,10 +220,10 @@ class Job:
                     lambda size: self.rows.reading_batches(part.rows, size), self.rows.rows_at_once)
 
     def read(self, part, fn=None, bar=None):
-        "`fn` of every row of a part, or its logits, (n, k)."
+        "`fn` of every row of a part, or what it says to the task, (n, k)."
         batches = self.rows.reading_batches(part.rows, self.est.budget_.eval_rows)
         return forward_all(self.model, batches, lambda idx: self.rows.collate(part.rows, idx), len(part),
-                           device=self.device, fn=fn, bar=bar)
+                           device=self.device, fn=fn or self.rows.table, bar=bar)
 
     def look(self, meter, part):
         "What the head sees of each row of a part, (n, d), under a progress bar; by way of the cache, if there is one."
@@ -232,8 +233,8 @@ class Job:
 # %% ../nbs/library/finetuner.ipynb #n689733a
 @patch(as_prop=True)
 def fixed(self: Job):
-    "Whether what the body says of a row is always the same; an adversary changes what it reads."
-    return self.method.fixed_body and adversary_of(self.est) is None
+    "Whether what the body says of a row is one vector, always the same; an adversary changes what it reads."
+    return self.method.fixed_body and self.rows.one_vector and adversary_of(self.est) is None
 
 @patch
 def room(self: Job):

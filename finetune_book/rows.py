@@ -26,7 +26,9 @@ def repeatable(device):
 
 # %% ../nbs/library/rows.ipynb #nb3f56fb
 def logits_of(output):
-    "Scores (n, c), in single precision, of a Hugging Face output or of a bare module."
+    "Scores (n, c), in single precision, of a Hugging Face output or of a bare module; of spans starts, then ends."
+    import torch
+    if hasattr(output, "start_logits"): output = torch.cat([output.start_logits, output.end_logits], 1)
     return getattr(output, "logits", output).float()
 
 # %% ../nbs/library/rows.ipynb #n6490d62
@@ -35,13 +37,13 @@ class Rows(ABC):
 
     Attributes
     ----------
-    rows_at_once : int, rows in a batch where nothing is learned
+    rows_at_once : int, rows in a batch where nothing is learned; one_vector : bool, whether the head sees one of a row
     steps, least_epochs, most_epochs : int; where no epochs are given, as many as make `steps`, within these ends
     example : str, lines of Python for the model card, the last an expression that gives one example in a list
     augmentations : tuple of str, values of `augment` worth a try in a search of settings; () for none
     """
     rows_at_once, example, augmentations = 64, "[]", ()
-    steps, least_epochs, most_epochs = 100, 3, 50
+    steps, least_epochs, most_epochs, one_vector = 100, 3, 50, True
 
     @classmethod
     @abstractmethod
@@ -113,6 +115,11 @@ def taken_on(self: Rows, device):
 def shortcuts_for(self: Rows, model, parts):
     "Context in which `model` trains on `parts` (lists of rows), by whatever makes that faster; then it is as before."
     return nullcontext()
+
+@patch
+def table(self: Rows, model, inputs):
+    "What a batch says to the task, (b, k) with the same k for every batch, in single precision."
+    return logits_of(model(**inputs))
 
 @patch
 def scores(self: Rows, model, inputs):

@@ -53,7 +53,8 @@ def opening(what):
         raise InputError(f"{what}: cannot be opened ({type(e).__name__}: {shorten(e, 120)})") from None
 
 # %% ../../nbs/library/text_bases.ipynb #c077
-def load_text_base(base, n_out, task="classification", labels=None, seed=0):
+def load_text_base(base, n_out, task="classification", labels=None, seed=0,
+                   auto="AutoModelForSequenceClassification"):
     """A base model with a task head, and its tokenizer.
 
     Parameters
@@ -63,6 +64,7 @@ def load_text_base(base, n_out, task="classification", labels=None, seed=0):
     task : "classification", "multilabel" or "regression"
     labels : list of n_out class names, kept in the model's config; None for none
     seed : int >= 0, decides the head's first weights; no global random state is read or moved
+    auto : str, names the transformers class that opens it
 
     Returns
     -------
@@ -77,12 +79,12 @@ def load_text_base(base, n_out, task="classification", labels=None, seed=0):
     folder = resolve_base(base)
     with opening(f"base {str(base)!r}"):
         check_model_type(folder)
-        model, missing = open_model(folder, n_out, task, labels)
+        model, missing = open_model(folder, n_out, task, labels, auto=auto)
         refuse_foreign(missing, model, folder)
         return start_head(model, missing, seed).eval(), load_tokenizer(folder, model.config)
 
 # %% ../../nbs/library/text_bases.ipynb #nb86fb9c
-def read_text_model(folder, n_out, task="classification", labels=None):
+def read_text_model(folder, n_out, task="classification", labels=None, auto="AutoModelForSequenceClassification"):
     """(model, tokenizer) of a folder that a text estimator saved, as `load_text_base` gives them, all weights as saved.
 
     Raises
@@ -92,5 +94,5 @@ def read_text_model(folder, n_out, task="classification", labels=None):
     labels, folder = check_class_names(n_out, task, labels), resolve_base(Path(folder))
     with opening(str(folder)):
         check_model_type(folder)
-        model = open_whole(folder, n_out, task, labels)
+        model = open_whole(folder, n_out, task, labels, auto=auto)
         return model.eval(), load_tokenizer(folder, model.config)
