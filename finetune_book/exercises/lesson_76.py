@@ -10,12 +10,12 @@ import numpy as np
 
 from finetune_book.exercises.forms import Exercise
 
-# %% ../../nbs/exercises/lesson_76.ipynb #n5cffe25
+# %% ../../nbs/exercises/lesson_76.ipynb #n94b97b9
 CEILING = Exercise(
     "76.1", "The ceiling", 2.2,
     {1.2: "That is k₁. As f grows, the fraction f / (f + k₁) tends to 1, and k₁ + 1 stands before it.",
      1.: "That is the value at f = 1. The ceiling is what a word reaches that is said again and again.",
-     2.: "Nearly: it is k₁ + 1, with k₁ = 1.2."},
+     2.: "Nearly. The ceiling is k₁ + 1, and k₁ is 1.2, not 1."},
     ("Let f grow: what does f / (f + k₁) tend to?", "What is left is k₁ + 1."),
     "f (k₁ + 1) / (f + k₁) tends to k₁ + 1 = 2.2: at most 2.2 times as much as a word said once.")
 

@@ -61,15 +61,16 @@ def unit(vectors):
     length = np.linalg.norm(vectors, axis=1, keepdims=True)
     return (vectors / np.maximum(length, 1e-12)).astype(np.float32)
 
-# %% ../../nbs/library/find_reader.ipynb #n2072acd
+# %% ../../nbs/library/find_reader.ipynb #n59ff689
 def reader_hash(reader):
     "32 hexadecimal digits: equal where body, head and the way texts are cut are equal."
     rows = reader.rows
     tokenizer = getattr(getattr(rows, "tokenizer", None), "backend_tokenizer", None)
     cut = [type(rows).__qualname__, getattr(rows, "max_length", None), getattr(rows, "size", None)]
     head = weights_hash(dict(head_of(reader.model).named_parameters())) if reader.fn == rows.scores else ""
-    pieces = tokenizer.to_str() if tokenizer is not None else ""
-    return digest(body_hash(reader.model).encode(), head.encode(), json.dumps(cut).encode(), pieces.encode())
+    pieces = json.loads(tokenizer.to_str()) if tokenizer is not None else {}
+    pieces |= dict(truncation=None, padding=None)                            # which the last use has left there
+    return digest(body_hash(reader.model).encode(), head.encode(), json.dumps([cut, pieces]).encode())
 
 # %% ../../nbs/library/find_reader.ipynb #n80ee2d8
 def of_estimator(est, cache):

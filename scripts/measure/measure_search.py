@@ -21,7 +21,7 @@ from finetune_book.find.index import read_index, write_index
 from finetune_book.find.searcher import Searcher
 from finetune_book.judge.bootstrap import bootstrap_interval, paired_difference
 
-PER_CLASS, ASKED, EPOCHS = 16, 1000, 3
+PER_CLASS, ASKED, EPOCHS = 16, 500, 2
 
 
 def drawn(frame, seed):

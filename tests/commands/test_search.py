@@ -11,6 +11,10 @@ from finetune_book.cli import main
 DOCS = "id,text\na,pain in the chest\nb,no fever\nc,cough for two days\nd,我的卡丢了 😀\ne,ساعات العمل\n"
 
 
+@pytest.fixture(autouse=True)
+def nothing_on_stdin(monkeypatch): monkeypatch.setattr("sys.stdin", io.StringIO())
+
+
 @pytest.fixture
 def table(tmp_path):
     (tmp_path / "docs.csv").write_text(DOCS, encoding="utf-8")
@@ -65,6 +69,7 @@ def test_what_cannot_be_is_one_line(index, table, tmp_path, capsys, tiny_base):
     (tmp_path / "empty.csv").write_text("id,text\n")
     (tmp_path / "blank.csv").write_text("id,text\na, \n")
     other = str(save_tiny_base(tmp_path / "other", layers=1))
+    capsys.readouterr()                                                   # the bar of writing it
     for args, says in [
             (["--index", index, ""], ["empty"]), (["--index", index, "ok", " "], ["argument 2", "empty"]), (["--index", index, "--data", str(tmp_path / "other.csv"), "x"], ["twice with other text", "'a'"]),
             (["--index", index, "--base", other, "x"], ["made by another base"]), (["--index", index, "--words", "words", "x"], ["was made with --words both"]),

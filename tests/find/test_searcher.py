@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from finetune_book.checks import InputError
-from finetune_book.find.reader import cosines, first_of, reader_of
+from finetune_book.find.reader import cosines, first_of, reader_hash, reader_of
 from finetune_book.find.searcher import Searcher
 
 DOCS = {"lost": "pain in the chest", "b": "no fever", "c": "cough for two days", "d": "the head with pain", "e": "knee left", "f": "no cough", "卡": "我的卡丢了 😀"}
@@ -104,6 +104,12 @@ def test_another_base_is_refused(tiny_base, tmp_path):
     with pytest.raises(InputError, match="made by another base"): opened.search(QUERIES)
     with pytest.raises(InputError, match="made by another base"): opened.add(["more"])
     assert len(opened) == len(DOCS)
+
+
+def test_the_hash_of_a_base_is_that_of_the_base_and_not_of_its_use(tiny_base):
+    one, two = (reader_of(tiny_base, 16, "cpu") for _ in range(2))
+    one(["pain in the chest"])
+    assert reader_hash(one) == reader_hash(two) != reader_hash(reader_of(tiny_base, 12, "cpu"))
 
 
 def test_an_index_of_an_estimator_asks_for_it(tiny_base, tmp_path):
