@@ -94,7 +94,7 @@ NDCG = Exercise(
     ("Place i, from 1, weighs 1 / log2(i + 1).", "`np.sort(all_gains)[::-1][:k]` is the best there could be."),
     draw=draw_gains, edges=(([0, 2], [2, 0, 1], 2), ([1, 1], [1, 1, 1, 1], 2)))
 
-# %% ../../nbs/exercises/lesson_76.ipynb #nb0daf9e
+# %% ../../nbs/exercises/lesson_76.ipynb #n5569b4e
 def matching_loss(z, labels):
     "What shares the label of i is no wrong answer to i: of these only the partner asked for is in the sum."
     total, asked = 0., 0
@@ -116,6 +116,7 @@ def matching_loss_given(z, labels):
         asked += 1
     return total / asked
 
+# %% ../../nbs/exercises/lesson_76.ipynb #n9edce30
 def matching_loss_all(z, labels):
     "Now the partner stands twice below the line: once by name, and once among all the others."
     total, asked = 0., 0
@@ -143,6 +144,7 @@ def matching_loss_bare(z, labels):
         asked += 1
     return total / asked
 
+# %% ../../nbs/exercises/lesson_76.ipynb #n2214d05
 def draw_batch(rng):
     labels = [0, 0, 0, 1, 1, *rng.integers(1, 5, rng.integers(1, 3)).tolist()]
     return rng.normal(size=(len(labels), len(labels))).round(2).tolist(), labels

@@ -94,7 +94,7 @@ def flat_held(validation):
         if isinstance(validation, list): return flat(validation, None)
     return flat(*pair_of(validation))
 
-# %% ../../nbs/library/text_matcher.ipynb #n0aac13d
+# %% ../../nbs/library/text_matcher.ipynb #n5af4a4d
 class TextMatcher(TextTuner):
     """Fine-tune a pretrained text model so that texts which belong together have vectors that point one way.
 
@@ -135,15 +135,19 @@ class TextMatcher(TextTuner):
         X, y = flat(X, y)
         return super().fit(X, y, None if validation is None else flat_held(validation))
 
-    def transform(self, X):
-        "Unit vectors of texts, (n, d) float64."
-        return unit_rows(self.outputs(X))
+# %% ../../nbs/library/text_matcher.ipynb #n5dd6a5f
+@patch
+def transform(self: TextMatcher, X):
+    "Unit vectors of texts, (n, d) float64."
+    return unit_rows(self.outputs(X))
 
-    def similarity(self, a, b):
-        "Cosines of texts `a` and `b`, row by row, (n,) float64; the same with `a` and `b` exchanged."
-        return (self.transform(a) * self.transform(b)).sum(1)
+@patch
+def similarity(self: TextMatcher, a, b):
+    "Cosines of texts `a` and `b`, row by row, (n,) float64; the same with `a` and `b` exchanged."
+    return (self.transform(a) * self.transform(b)).sum(1)
 
-    def score(self, X, y=None):
-        "Share of texts whose nearest other text matches, of those that have one; a tie does not count."
-        X, y = flat(X, y)
-        return self.task_.score(y, self.predict(X))
+@patch
+def score(self: TextMatcher, X, y=None):
+    "Share of texts whose nearest other text matches, of those that have one; a tie does not count."
+    X, y = flat(X, y)
+    return self.task_.score(y, self.predict(X))

@@ -1,4 +1,4 @@
-"""The loss of matching against lesson 11's, by hand and by differences; batches with partners; the task's answers and refusals."""
+"""The loss of matching against that of lesson 11 (losses), by hand and by differences; batches with partners; the task's answers and refusals."""
 import numpy as np
 import pytest
 import torch

@@ -267,7 +267,7 @@ def make_help_desk(seed=0):
         found[split] = [(f"{split[:2]}{n:03d}", *row) for n, row in enumerate(shuffled(rng, rows), 1)]
     return found
 
-# %% ../../../nbs/library/help_desk.ipynb #nffcf80c
+# %% ../../../nbs/library/help_desk.ipynb #n74b2d27
 COLUMNS = {"articles": ("id", "title", "text")} | dict.fromkeys(SIZES, ("id", "text", "label", "article", "wording"))
 
 def table_bytes(columns, rows):
@@ -306,7 +306,7 @@ Recall of the right article among the first k, test questions that have one; com
 
 ## Limits
 Each intent is one wish, said in one sentence, all equally frequent. Wordings are few: the same sentence comes several
-times with other openers, so questions are not independent: draw whole wordings, as the intervals of lesson 76 do.
+times with other openers, so questions are not independent: draw whole wordings, as lesson 76 (match) does.
 
 ## SHA-256
 {hashes}
