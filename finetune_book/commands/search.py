@@ -15,15 +15,17 @@ import typer
 from .options import out_option
 from .predict import csv_text, examples_given
 
-# %% ../../nbs/library/commands_search.ipynb #nbe6d20a
+# %% ../../nbs/library/commands_search.ipynb #ne6d70cc
 WAYS = {"words": True, "vectors": False, "both": "both"}
 
 def documents_in(data, text, id):
     "ids and texts of a table; ids that are missing are row numbers from 1."
+    from finetune_book.checks import InputError
     from finetune_book.data.tables import as_texts, find_source, load_frame, pick_column
     path = find_source(data)
     frame = load_frame(path)
     texts = list(as_texts(pick_column(frame, text, path), path, text))
+    if not texts: raise InputError(f"{path}: no row in it; give a table with a document in each row")
     if id is None and "id" not in frame.columns: return list(range(1, len(texts) + 1)), texts
     ids = list(map(str, pick_column(frame, id or "id", path)))
     return [v.strip() for v in as_texts(ids, path, id or "id")], texts
