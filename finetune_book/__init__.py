@@ -3,7 +3,8 @@ __version__ = "0.1.0"
 
 _HOME = {"TextClassifier": "finetune_book.text.classifier", "TextRegressor": "finetune_book.text.classifier",
          "ImageClassifier": "finetune_book.vision.classifier", "ImageRegressor": "finetune_book.vision.classifier",
-         "QuestionAnswerer": "finetune_book.text.answerer"}
+         "QuestionAnswerer": "finetune_book.text.answerer",
+         "TextMatcher": "finetune_book.text.matcher", "Searcher": "finetune_book.find.searcher"}
 __all__ = ["__version__", *_HOME]
 
 

@@ -17,6 +17,7 @@ import finetune_book
 from .commands.answer import answer_questions
 from .commands.doctor import doctor
 from .commands.predict import predict
+from .commands.search import find_documents
 from .commands.reports import make_gallery, new, render_again, report, sweep, verify
 from .commands.streams import StreamLost, let_go, sound_streams
 from .commands.train import train
@@ -25,8 +26,8 @@ from .processes import calm_threads, end_at_once
 
 # %% ../nbs/library/cli.ipynb #c006
 COMMANDS = {"report": report, "new": new, "verify": verify, "render": render_again, "sweep": sweep,
-            "gallery": make_gallery, "train": train, "predict": predict, "answer": answer_questions,
-            "doctor": doctor}
+            "gallery": make_gallery, "train": train, "predict": predict, "search": find_documents,
+            "answer": answer_questions, "doctor": doctor}
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]})
 for name, command in COMMANDS.items():
@@ -55,6 +56,7 @@ def top(version: Version = False):
     finetune-book predict --model model/ "denies chest pain"
     finetune-book train --data pictures/ --augment crop+flip --out model/
     finetune-book predict --model model/ belt_0815.jpg
+    finetune-book search --data articles.csv "my parcel has not arrived"
     finetune-book answer --model answerer/ --docs docs/ "How much may a child take?"
     finetune-book doctor
 

@@ -547,6 +547,7 @@ def _five_steps(self: FineTuner, rows, method, X, y, validation, learn=True):
     self.n_trainable_ = method.attach(model, self.seed)
     rows.allow(model, self.batch_size, method)
     pace = Pace.of(self, rows, method, model, len(train))
+    pace.solved = pace.solved and task.convex
     more = None if self._more is None else rows.prepare([*X, *self._more])
     job = Job(self, rows, task, method, model.to(device), train, held, device, pace, more)
     way = way_of(job)

@@ -21,10 +21,11 @@ class Task(ABC):
 
     Attributes
     ----------
-    kind : str, a key of `tasks.pretrained.PROBLEMS`: "classification", "multilabel" or "regression"
+    kind : str, a key of `tasks.pretrained.PROBLEMS`: "classification", "multilabel" or "regression"; or "match"
     loss : callable, (outputs, targets) -> tensor of one number, a mean over rows; there after `learn`
+    convex : bool, whether the loss is convex in the outputs, so that a linear head can be solved
     """
-    kind, loss = None, None
+    kind, loss, convex = None, None, True
 
     @abstractmethod
     def learn(self, y):

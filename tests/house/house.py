@@ -27,6 +27,7 @@ finetuner
 search
 text vision
 explain compress serve many
+find
 report
 commands
 cli

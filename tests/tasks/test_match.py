@@ -1,0 +1,97 @@
+"""The loss of matching against that of lesson 11 (losses), by hand and by differences; batches with partners; the task's answers and refusals."""
+import numpy as np
+import pytest
+import torch
+
+from finetune_book.checks import InputError
+from finetune_book.losses import cross_entropy, numeric_gradient
+from finetune_book.tasks.match import InfoNCE, Match, paired_batches, unit_rows
+
+
+def vectors(n=6, d=4, seed=0): return torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_by_hand():
+    corner = torch.tensor([[1., 0.], [2., 0.], [0., 1.], [0., 3.]], dtype=torch.float64)
+    assert abs(InfoNCE(1.)(corner, torch.tensor([0, 0, 1, 1])).item() - np.log((np.e + 2) / np.e)) < 1e-12
+
+
+@pytest.mark.parametrize("temperature", [.05, .3, 1.])
+def test_with_one_partner_each_it_is_the_cross_entropy_of_lesson_11(temperature):
+    h, partner = vectors(), [1, 0, 3, 2, 5, 4]
+    z = unit_rows(h) @ unit_rows(h).T / temperature
+    others = np.array([[z[i, j] for j in range(6) if j != i] for i in range(6)])
+    wanted = cross_entropy(others, np.array([p - (p > i) for i, p in enumerate(partner)]))
+    assert abs(InfoNCE(temperature)(h, torch.tensor([0, 0, 1, 1, 2, 2])).item() - wanted) < 1e-9
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1, 2, 2], [0, 0, 0, 0, 1, 1], [0, 0, 1, 2, 3, 4], [0] * 6])
+def test_the_gradient_is_that_of_differences(labels):
+    h, y = vectors(), torch.tensor(labels)
+    x = h.clone().requires_grad_()
+    InfoNCE(.5)(x, y).backward()
+    wanted = numeric_gradient(lambda a: InfoNCE(.5)(torch.tensor(a), y).item(), h.numpy())
+    assert np.linalg.norm(x.grad.numpy() - wanted) <= 1e-6 * max(np.linalg.norm(wanted), 1e-3)
+
+
+def test_what_shares_a_label_is_no_wrong_answer():
+    h, y = vectors(), torch.tensor([0, 0, 0, 0, 1, 1])
+    def loss(a, T=.5): return InfoNCE(T)(a, y)
+    nearer = h.clone()
+    nearer[2] = h[0]                                                      # another of the same label comes close
+    assert loss(nearer) < loss(h)
+    alone = vectors().requires_grad_()
+    InfoNCE()(alone, torch.arange(6)).backward()                          # nobody has a partner: nothing is asked
+    assert (alone.grad == 0).all() and InfoNCE().mass(torch.arange(6)) == 1
+
+
+def test_a_piece_of_a_batch_is_refused_while_learning():
+    loss = InfoNCE()
+    loss.whole = 8
+    with pytest.raises(InputError, match="pieces of 6"): loss(vectors(), torch.tensor([0, 0, 1, 1, 2, 2]))
+    with torch.no_grad(): loss(vectors(), torch.tensor([0, 0, 1, 1, 2, 2]))
+
+
+@pytest.mark.parametrize("temperature", [0, -1, "x", float("nan"), True])
+def test_temperatures_that_are_none(temperature):
+    with pytest.raises(InputError, match="temperature"): InfoNCE(temperature)
+
+
+@pytest.mark.parametrize("size", [4, 7, 100])
+def test_batches_hold_partners(size):
+    groups = np.random.default_rng(0).permutation(np.repeat(np.arange(9), [2, 3, 4, 5, 2, 2, 7, 1, 6]))
+    for epoch in range(5):
+        batches = paired_batches(groups, size, seed=1, epoch=epoch)
+        assert sorted(sum(batches, [])) == list(range(len(groups))) and max(map(len, batches)) <= size
+        assert {groups[i] for b in batches for i in b if (groups[b] == groups[i]).sum() < 2} == {7}
+    assert paired_batches(groups, size) == paired_batches(groups, size) != paired_batches(groups, size, epoch=1)
+
+
+def test_the_task_is_judged_by_neighbours():
+    line = unit_rows([[1, 0], [1, .1], [0, 1], [.1, 1], [1, 1.]])
+    assert Match().score([0, 0, 1, 1, 2], line) == 1 and Match().score([0, 1, 0, 1, 2], line) == 0
+    assert Match().score([0, 0, 1], unit_rows([[1, 0]] * 3)) == 0         # a tie does not count
+    with pytest.raises(InputError, match="no two rows"): Match().score([0, 1, 2, 3, 4], line)
+
+
+def test_neighbours_in_blocks_are_the_same():
+    from finetune_book.tasks.match import neighbour_share
+    rng = np.random.default_rng(0)
+    y, u = rng.integers(0, 6, 50), unit_rows(rng.normal(size=(50, 8)))
+    assert neighbour_share(y, u, block=7) == neighbour_share(y, u)
+
+
+@pytest.mark.parametrize("labels, says", [(["a", "b", "c"], "no two training rows"), (["a", "a"], "only one label"), (["a", None], "label 1 is missing")])
+def test_targets_that_cannot_be(labels, says):
+    with pytest.raises(InputError, match=says): Match().learn(np.array(labels, dtype=object))
+
+
+def test_judged_and_restored():
+    task = Match()
+    y = task.learn(np.array(["a", "b", "a", "b"]))
+    task.width = 3
+    seen = task.judge(torch.eye(4)[[0, 1, 0, 1]], y)
+    assert seen["val_neighbour"] == 1 == task.rank(torch.eye(4)[[0, 1, 0, 1]], y) and seen["val_loss"] < 1e-6
+    again = Match()
+    again.restore(task.settings())
+    assert again.n_out == 3 and task.targets(np.array(["z", "q", "z"])).tolist() == [1, 0, 1]
