@@ -34,6 +34,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -74,7 +75,7 @@ def some(name, part):
 def read_sets(asked):
     "Name → (kind, (examples, labels) to draw from, (examples, labels) to judge), of those that are asked for and there."
     found, names = {}, set(asked.only or SETS)
-    for kind, read, folder in (("text", text_sets, asked.texts), ("pictures", picture_sets, asked.cifar)):
+    for kind, read, folder in (("text", partial(text_sets, names=["uci_sentences"]), asked.texts), ("pictures", picture_sets, asked.cifar)):
         if not any(SETS[name] == kind for name in names): continue
         found |= {name: (kind, parts[0], some(name, parts[1])) for name, parts in read(folder).items() if name in names}
     for name in sorted(names - set(found)): print(f"{name}: left out, no folder was given")

@@ -47,14 +47,14 @@ def test_no_clear_difference_is_named_and_the_cheapest_of_the_good_ones(tmp_path
     space = cells(write(tmp_path, block("a", SAME)))
     one, text = space["advice"][0], space["answer"]["verdict"]
     assert (one["best"], one["near"], one["lower"], one["few"], one["small"]) == ("full", ["lora"], ["head"], "lora", "lora")
-    assert text.startswith("In 1 of 1 comparisons no method is clearly best. Of texts with 16 rows per class (a) full has the highest mean, 0.805")
-    assert "no clear difference to lora; head is clearly lower" in text and "lora moves the fewest parameters (10.00%), and lora saves the least (0.05 MB)" in text
+    assert text.startswith("In 1 of 1 comparisons no method is clearly best. Of texts with 16 rows per class (a) full (0.805) has the highest mean")
+    assert "no clear difference to lora (0.800); head is clearly lower" in text and "lora (0.800) moves the fewest parameters (10.00%) and saves the least (0.05 MB)" in text
     assert space["answer"]["stands"] == "no clear difference" and "chosen afterwards" in space["answer"]["wary"]
 
 
 def test_a_clear_winner_is_named(tmp_path):
     space = cells(write(tmp_path, block("a", APART)))
-    assert space["answer"]["verdict"] == "In 0 of 1 comparisons no method is clearly best. Of texts with 16 rows per class (a) lora is clearly best, 0.905."
+    assert space["answer"]["verdict"] == "In 0 of 1 comparisons no method is clearly best. Of texts with 16 rows per class (a) lora (0.905) is clearly best."
     assert space["answer"]["stands"] == "better" and space["answer"]["score"]["n"] == 3
     assert space["column_of"](("text", "a", "b", 16))["head"].endswith(" <") and space["column_of"](("text", "a", "b", 16))["lora"].endswith(" best")
 
