@@ -7,12 +7,8 @@ to a CSV file as soon as it is done.
 Rows, steps and seeds are those of measure_lora.py, whose file has full tuning, the head alone and LoRA. "rate / 2" is half the
 usual learning rate of the method. No test row is read.
 """
-import argparse
-from pathlib import Path
-
 import measure_lora
 from finetune_book.adapt import as_method
-from measure_lora import COLUMNS, measure, read_rows, table  # noqa: F401  the file has their columns
 
 TEXT_WAYS = ("adalora", "adalora, rate / 2", "adapter", "adapter(place='block')", "ia3", "bitfit")
 PICTURE_WAYS = ("adalora", "adapter", "ia3", "bitfit")
@@ -24,19 +20,11 @@ measure_lora.FACTORS["adalora, rate / 2"] = .5
 def ways(names): return {name: as_method(name.partition(", ")[0]) for name in names}
 
 
-def main():
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--seeds", type=int, nargs="+", default=(20, 21, 22))
-    ask.add_argument("--only", nargs="+"); ask.add_argument("--ways", nargs="+")
-    ask.add_argument("--out", type=Path, default=Path("data/base_models/adapters.csv"))
-    ask.add_argument("--table", action="store_true")
-    told = ask.parse_args()
+def choose(told):
     for name, chosen in (("clinic_notes", TEXT_WAYS), ("digits", PICTURE_WAYS)):
         read, estimator, rows, _, settings = measure_lora.SETS[name]
         asked = [way for way in chosen if not told.ways or way in told.ways]
         measure_lora.SETS[name] = read, estimator, rows, ways(asked), settings
-    if not told.table: measure(told)
-    print(table(read_rows(told.out)))
 
 
-if __name__ == "__main__": main()
+if __name__ == "__main__": measure_lora.main(__doc__, "adapters.csv", choose)

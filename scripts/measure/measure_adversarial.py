@@ -10,17 +10,19 @@ others. All moves. A row holds the accuracy on what is judged as it is (clean), 
 (noise), under a gradient attack of more steps than any training used, with 2 restarts (strong; far: at half as much again, of
 pictures), and for texts with the worst of 4 tries of 2 typing errors or 2 exchanged pairs of words. No test row is read.
 """
-import argparse
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from sklearn.datasets import load_digits
 
 from finetune_book import ImageClassifier, TextClassifier
 from finetune_book.adapt.adversarial import robust_score, worst_texts
 from finetune_book.data.tables import read_splits
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stored import Stored, asking  # noqa: E402
 
 COLUMNS = ["set", "seed", "way", "attack", "accuracy", "seconds"]
 TEXT_EPS, PICTURE_EPS = .1, "16/255"
@@ -77,20 +79,15 @@ def fitted(name, seed, way):
     return est, held, time.process_time() - begun
 
 
-def read_rows(path): return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
-
-
-def measure(told):
+def measure(told, stored):
     for seed in told.seeds:
         for name, (_, _, ways, eps, _) in SETS.items():
             for way in ways:
-                done = read_rows(told.out)
                 if told.only and name not in told.only or told.ways and way not in told.ways: continue
-                if ((done["set"] == name) & (done.seed == seed) & (done.way == way)).any(): continue
+                if stored.has(name, seed, way): continue
                 est, held, took = fitted(name, seed, way)
-                found = [[name, seed, way, attack, f"{of(est, *held):.4f}", f"{took:.1f}"] for attack, of in attacks(name, eps).items()]
-                pd.DataFrame(found, columns=COLUMNS).to_csv(told.out, mode="a", header=not told.out.exists(), index=False)
-                print(name, seed, way, *(f"{row[3]} {row[4]}" for row in found), f"{took:.1f} s", flush=True)
+                left = {attack: of(est, *held) for attack, of in attacks(name, eps).items()}
+                for attack, accuracy in left.items(): stored.add(name, seed, way, attack, f"{accuracy:.4f}", f"{took:.1f}")
 
 
 def table(rows):
@@ -99,14 +96,12 @@ def table(rows):
 
 
 def main():
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--seeds", type=int, nargs="+", default=(20, 21, 22))
-    ask.add_argument("--only", nargs="+"); ask.add_argument("--ways", nargs="+")
-    ask.add_argument("--out", type=Path, default=Path("data/base_models/adversarial.csv"))
-    ask.add_argument("--table", action="store_true")
+    ask = asking(__doc__, "adversarial.csv", (20, 21, 22))
+    ask.add_argument("--ways", nargs="+")
     told = ask.parse_args()
-    if not told.table: measure(told)
-    print(table(read_rows(told.out)))
+    stored = Stored(told.out, COLUMNS, COLUMNS[:3])
+    if not told.table: measure(told, stored)
+    print(table(stored.rows()))
 
 
 if __name__ == "__main__": main()

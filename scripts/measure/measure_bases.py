@@ -20,12 +20,11 @@ chosen with seeds 100 and 101 on 500 rows held out of each training file. The te
 import argparse
 import hashlib
 import itertools
+import sys
 import time
-from io import StringIO
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
@@ -43,6 +42,9 @@ from finetune_book.text.bases import load_text_base
 from finetune_book.data.splits import few_per_class
 from finetune_book.text.rows import encode
 from finetune_book.text.tokens import length_buckets, pad_batch
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stored import Stored  # noqa: E402
 
 COLUMNS = "modality,set,base,method,labels_per_class,seed,metric,value,n_test,seconds,base_sha".split(",")
 KEY = COLUMNS[1:7]
@@ -151,21 +153,13 @@ def learn(method, base, x, y, judged, seed, c=C, lr=LR, seen=SEEN):
 
 # --- rows ----------------------------------------------------------------------------------------------------------
 
-class Table:
-    "A CSV file that grows by one row at a time and knows which it has."
-    def __init__(self, path):
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        content = self.path.read_text(encoding="utf-8") if self.path.exists() else ""
-        whole = content[:content.rfind("\n") + 1] or ",".join(COLUMNS) + "\n"      # a killed writer leaves part of a line
-        if whole.split("\n")[0] != ",".join(COLUMNS): raise InputError(f"{path}: its columns are not {','.join(COLUMNS)}; name another --out")
-        if whole != content: self.path.write_text(whole, encoding="utf-8")
-
-    def rows(self): return pd.read_csv(StringIO(self.path.read_text(encoding="utf-8")), dtype=str, na_filter=False)
+class Table(Stored):
+    "Rows that know the version of their base."
+    def __init__(self, path): super().__init__(path, COLUMNS, KEY)
 
     def check_versions(self, bases, replace=False):
         "Refuse, or with `replace` drop, rows of these bases (name -> sha) in another version."
-        rows = self.rows()
+        rows = self.rows(dtype=str, na_filter=False)
         other = rows.base.isin(bases) & (rows.base_sha != rows.base.map(bases))
         if not other.any(): return
         named = listed(f"{b} {s}" for b, s in sorted(set(zip(rows.base[other], rows.base_sha[other]))))
@@ -174,15 +168,11 @@ class Table:
 
     def measure(self, key, sha, work):
         "Call `work` -> (value, n_test) unless the row (set, base, method, labels, seed, metric) is there."
-        key = tuple(map(str, key))
-        def there(): return key in set(self.rows()[KEY].itertuples(index=False, name=None))
-        if there(): return
+        if self.has(*key): return
         begun = time.process_time()
         value, n = work()
-        if there(): return             # another run was faster
-        row = ",".join(map(str, ["text", *key, f"{value:.5f}", n, f"{time.process_time() - begun:.1f}", sha]))
-        with open(self.path, "a", encoding="utf-8") as file: file.write(row + "\n")
-        print(row, flush=True)
+        if self.has(*key): return             # another run was faster
+        self.add("text", *key, f"{value:.5f}", n, f"{time.process_time() - begun:.1f}", sha)
 
 
 def plan(sets, bases, methods, labels, seeds):

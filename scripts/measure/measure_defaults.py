@@ -36,9 +36,9 @@ LABELS, SEEDS = (16, 64), (0, 1, 2)
 
 # --- the sets: name -> ((examples, labels) to draw from, (examples, labels) to score) -------------------------------
 
-def text_sets(folder):
+def text_sets(folder, names=TEXTS):
     places = {"clinic_notes": carried("clinic_notes")}
-    if folder: places |= {name: Path(folder) / name for name in TEXTS}
+    if folder: places |= {name: Path(folder) / name for name in names}
     def part(place, name):
         frame = read_table(place / f"{name}.csv")
         return frame.text.to_numpy(object), frame.label.to_numpy(str)

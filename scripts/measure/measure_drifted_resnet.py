@@ -42,9 +42,9 @@ def read(folder, side):
     return {split: (read_pictures(list(tables[split].path), side)[0], tables[split].label.to_numpy(str)) for split in ("train", "test")}
 
 
-def recalibrated(weights, pictures, out):
+def recalibrated(weights, pictures, out, size=SIZE):
     "Folder `out` with the network of `weights`, its running averages taken anew from RECALIBRATED_ON of the pictures."
-    model, prep = load_image_base(weights, 2, size=SIZE)
+    model, prep = load_image_base(weights, 2, size=size)
     chosen = np.random.default_rng(0).permutation(len(pictures))[:RECALIBRATED_ON]
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (prep.mean, prep.std))
     def preprocessed(rows): return (torch.from_numpy(pictures[rows]).permute(0, 3, 1, 2) / 255 - mean) / std

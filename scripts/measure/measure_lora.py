@@ -8,12 +8,11 @@ Texts: 16 clinic notes a class from the training rows, judged on 400 of the vali
 scikit-learn's digits a class, judged on 400 others; 100 steps of 16. In all but the first two ways the head begins solved, and
 only what the way's name says differs from `tune="lora"`. No test row is read.
 """
-import argparse
+import sys
 import time
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from sklearn.datasets import load_digits
 
 from finetune_book import ImageClassifier, TextClassifier
@@ -21,6 +20,9 @@ from finetune_book.adapt.lora import Lora
 from finetune_book.data.tables import read_splits
 from finetune_book.text.rows import TextRows
 from finetune_book.vision.rows import ImageRows
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stored import Stored, asking  # noqa: E402
 
 COLUMNS = ["set", "seed", "way", "accuracy", "trained", "seconds"]
 PER_CLASS, JUDGED = 16, 400
@@ -71,20 +73,14 @@ def fitted(name, seed, way):
     return est.score(held, theirs), est.n_trainable_, took
 
 
-def read_rows(path): return pd.read_csv(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
-
-
-def measure(told):
+def measure(told, stored):
     for seed in told.seeds:
         for name, (*_, ways, _) in SETS.items():
             for way in ways:
-                done = read_rows(told.out)
                 if told.only and name not in told.only or told.ways and way not in told.ways: continue
-                if ((done["set"] == name) & (done.seed == seed) & (done.way == way)).any(): continue
+                if stored.has(name, seed, way): continue
                 accuracy, moved, took = fitted(name, seed, way)
-                row = pd.DataFrame([[name, seed, way, f"{accuracy:.4f}", moved, f"{took:.1f}"]], columns=COLUMNS)
-                row.to_csv(told.out, mode="a", header=not told.out.exists(), index=False)
-                print(*row.iloc[0], flush=True)
+                stored.add(name, seed, way, f"{accuracy:.4f}", moved, f"{took:.1f}")
 
 
 def table(rows):
@@ -93,15 +89,15 @@ def table(rows):
     return found.round(4)
 
 
-def main():
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask.add_argument("--seeds", type=int, nargs="+", default=(20, 21, 22))
-    ask.add_argument("--only", nargs="+"); ask.add_argument("--ways", nargs="+")
-    ask.add_argument("--out", type=Path, default=Path("data/base_models/lora.csv"))
-    ask.add_argument("--table", action="store_true")
+def main(doc=__doc__, place="lora.csv", choose=lambda told: None):
+    "`choose` may change SETS by what was told."
+    ask = asking(doc, place, (20, 21, 22))
+    ask.add_argument("--ways", nargs="+")
     told = ask.parse_args()
-    if not told.table: measure(told)
-    print(table(read_rows(told.out)))
+    choose(told)
+    stored = Stored(told.out, COLUMNS, COLUMNS[:3])
+    if not told.table: measure(told, stored)
+    print(table(stored.rows()))
 
 
 if __name__ == "__main__": main()

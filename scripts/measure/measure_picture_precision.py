@@ -9,7 +9,6 @@ folder FINETUNE_BOOK_REAL_DATA, CIFAR-10. book-resnet, everything moves, five ep
 The seed draws the head's first weights, the order of the batches and the augmentation, the same in both precisions.
 `right` holds a 1 for each test picture answered rightly and a 0 for each other.
 """
-import argparse
 import itertools
 import os
 import sys
@@ -24,24 +23,23 @@ from finetune_book.judge.bootstrap import compare, seed_interval
 
 sys.path.insert(0, str(Path(__file__).parent))
 from measure_defaults import picture_sets  # noqa: E402
+from stored import BASE_MODELS, Stored, asking  # noqa: E402
 
-PLACE = Path(__file__).parents[2] / "data" / "base_models" / "picture_precision.csv"
+PLACE = BASE_MODELS / "picture_precision.csv"
 COLUMNS = ["set", "precision", "seed", "n_train", "n_test", "accuracy", "seconds", "right"]
 SETTINGS, PRECISIONS, SEEDS = dict(tune="full", epochs=5), ("float32", "bfloat16"), (0, 1, 2, 3, 4)
 
 
-def known(out): return pd.read_csv(out, dtype=dict(right=str)) if out.exists() else pd.DataFrame(columns=COLUMNS)
+def known(out): return Stored(out, COLUMNS, COLUMNS[:3]).rows()
 
 
-def measure_one(out, name, parts, precision, seed):
-    rows = known(out)
-    if ((rows["set"] == name) & (rows.precision == precision) & (rows.seed == seed)).any(): return
+def measure_one(stored, name, parts, precision, seed):
+    if stored.has(name, precision, seed): return
     (x, y), (test, labels) = parts
     begun = time.process_time()
     right = ImageClassifier(seed=seed, precision=precision, verbose=0, **SETTINGS).fit(x, y).predict(test) == labels
-    line = [name, precision, seed, len(y), len(labels), round(right.mean(), 5), round(time.process_time() - begun, 1), "".join("01"[int(r)] for r in right)]
-    pd.DataFrame([line], columns=COLUMNS).to_csv(out, mode="a", header=not out.exists(), index=False, lineterminator="\n")
-    print(*line[:-1], flush=True)
+    seconds, answers = round(time.process_time() - begun, 1), "".join("01"[int(r)] for r in right)
+    stored.add(name, precision, seed, len(y), len(labels), round(right.mean(), 5), seconds, answers, told=-1)
 
 
 def by_seed(rows):
@@ -72,15 +70,14 @@ def compared(rows):
 
 def main():
     real = os.environ.get("FINETUNE_BOOK_REAL_DATA")
-    ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    ask = asking(__doc__, PLACE.name, SEEDS)
     ask.add_argument("--cifar", default=real and f"{real}/images/cifar10", help="folder with train and test of CIFAR-10")
-    ask.add_argument("--seeds", type=int, nargs="+", default=SEEDS); ask.add_argument("--out", type=Path, default=PLACE)
-    ask.add_argument("--table", action="store_true")
     asked = ask.parse_args()
+    stored = Stored(asked.out, COLUMNS, COLUMNS[:3])
     if not asked.table:
         for seed, (name, parts), precision in itertools.product(asked.seeds, picture_sets(asked.cifar).items(), PRECISIONS):
-            measure_one(asked.out, name, parts, precision, seed)
-    rows = known(asked.out)
+            if not asked.only or name in asked.only: measure_one(stored, name, parts, precision, seed)
+    rows = stored.rows()
     print(table(rows).to_string(), *compared(rows), sep="\n")
 
 

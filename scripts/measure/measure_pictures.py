@@ -13,9 +13,9 @@ pictures of the training part that are never drawn from; the test pictures (2,00
 surfaces, whose light is another than in training) decide nothing.
 """
 import argparse
-import csv
 import gzip
 import itertools
+import sys
 import time
 from pathlib import Path
 
@@ -34,6 +34,9 @@ from finetune_book.data.images import as_batch
 from finetune_book.tasks.classify import Classify
 from finetune_book.vision.classifier import ImageClassifier
 from finetune_book.vision.rows import ImageRows
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stored import Stored  # noqa: E402
 
 COLUMNS = "modality,set,base,method,labels_per_class,seed,metric,value,n_test,seconds".split(",")
 TESTED, HELD = 2000, 1000          # test pictures at most; pictures held back to choose settings
@@ -146,25 +149,16 @@ def ways(bases, k_rows, size, seed):
 
 # --- rows --------------------------------------------------------------------------------------------------------------
 
-class Table:
-    "A CSV file that grows by one row at a time and knows which it has."
-    def __init__(self, path):
-        self.path = Path(path)
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        if not self.path.exists(): self.path.write_text(",".join(COLUMNS) + "\n", encoding="utf-8")
-
-    def has(self, key):
-        "Whether the row is there; read anew, for another process may work on the same file."
-        with open(self.path, newline="", encoding="utf-8") as file: return key in {tuple(row[c] for c in COLUMNS[1:7]) for row in csv.DictReader(file)}
+class Table(Stored):
+    "Rows of pictures."
+    def __init__(self, path): super().__init__(path, COLUMNS, COLUMNS[1:7])
 
     def measure(self, key, work):
         "Call `work` -> (value, n_test) unless the row (set, base, method, labels, seed, metric) is there."
-        if self.has(tuple(map(str, key))): return
+        if self.has(*key): return
         begun = time.process_time()
         value, n = work()
-        row = ["image", *key, f"{value:.4f}", n, f"{time.process_time() - begun:.1f}"]
-        with open(self.path, "a", newline="", encoding="utf-8") as file: csv.writer(file, lineterminator="\n").writerow(row)
-        print(*row, flush=True)
+        self.add("image", *key, f"{value:.4f}", n, f"{time.process_time() - begun:.1f}")
 
 
 def accuracy_of(model, few, judged):

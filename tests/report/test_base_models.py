@@ -4,6 +4,7 @@ import os
 import re
 from pathlib import Path
 
+import cells
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +15,6 @@ from finetune_book.checks import InputError
 from finetune_book.data.tables import carried
 from finetune_book.report.gallery import publish_gallery
 from finetune_book.report.params import parameters_of
-from finetune_book.report.template import find_template, read_template
 
 REPO = Path(__file__).parents[2]
 HEADER = "modality,set,base,method,labels_per_class,seed,metric,value,n_test,seconds,base_sha"
@@ -159,15 +159,7 @@ def test_a_stored_floor_comes_out_again(script):
 
 def run_cells(results, **values):
     "The report's cells in this process, without a kernel and without the live probe; its names at the end."
-    cells, told = [c.source for c in read_template(find_template("base_models")).cells if c.cell_type == "code"], {}
-    space = {"record": lambda metrics, data: told.update(metrics=metrics, data=data)}
-    for i, source in enumerate(cells):
-        if i == 1: space |= {"results": str(results), "live_seeds": 0, **values}
-        else: exec_cell(source, space)
-    return space | {"told": told}
-
-
-def exec_cell(source, space): exec(compile(source, "cell", "exec"), space)
+    return cells.run_cells("base_models", results=str(results), **{"live_seeds": 0, **values})
 
 
 def write_results(folder, rows, goals=""):

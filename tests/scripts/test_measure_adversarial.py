@@ -1,4 +1,4 @@
-"The measurement of lesson 67: a run goes on where it was stopped, every way meets every attack, what it stored is whole."
+"The measurement of lesson 67 (adversarial): a run goes on where it was stopped, every way meets every attack, what it stored is whole."
 import sys
 
 import numpy as np
