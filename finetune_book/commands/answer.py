@@ -110,8 +110,9 @@ def answer_questions(docs: Docs, questions: Asked = None, model: Model = Path("a
     refuse_input(out, [docs, *(p for p in model.rglob("*") if p.is_file())])
     passages = documents(docs, text)
     if out: prepare_folder(out.parent)
-    from finetune_book.text.answerer import QuestionAnswerer, WordFinder, answer_from
-    said = answer_from(QuestionAnswerer.load(model), asked, passages, WordFinder(passages), k)
+    from finetune_book.find.searcher import Searcher
+    from finetune_book.text.answerer import QuestionAnswerer, answer_from
+    said = answer_from(QuestionAnswerer.load(model), asked, passages, Searcher(words=True).fit(passages), k)
     content = written([as_row(*pair) for pair in zip(asked, said)], as_json)
     if out: write_whole({out: content})
     print(out or content, end="\n" if out else "")

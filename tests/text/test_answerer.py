@@ -13,7 +13,8 @@ from finetune_book.adapt.freeze import weights_hash
 from finetune_book.checks import InputError
 from finetune_book.data.squad import Question
 from finetune_book.tasks.answer import answer_scores, choose_threshold, make_windows
-from finetune_book.text.answerer import WordFinder, answer_from
+from finetune_book.find.searcher import Searcher
+from finetune_book.text.answerer import answer_from
 from finetune_book.train.trainer import Callback
 
 PLACES = ["left knee", "right head", "bad chest", "good room"]
@@ -175,7 +176,7 @@ SHELF = {"a": PASSAGES[0], "b": PASSAGES[1], "c": "clean room.", "long": LONG}
 
 
 def test_answers_come_with_the_passage_they_stand_in_or_not_at_all(fitted):
-    find = WordFinder(SHELF)
+    find = Searcher(words=True).fit(SHELF)
     said = answer_from(fitted, ["the pain has", "Wohin?", "clean room"], SHELF, find, k=4)
     for a in said:
         if a.text: assert a.passage == SHELF[a.source] and a.passage[a.start:][:len(a.text)] == a.text and a.score > fitted.task_.threshold
@@ -192,11 +193,5 @@ def test_any_finder_will_do_and_one_that_brings_what_is_not_there_is_refused(fit
     shelf = dict(enumerate(PASSAGES))
     assert answer_from(fitted, ["the pain has"], shelf, Numbers([0, 0, 2]), k=3)[0].source in (0, 2, None)
     with pytest.raises(InputError, match="99: the finder's id"): answer_from(fitted, ["the pain has"], shelf, Numbers([99]), k=1)
-    for bad in (lambda: answer_from(fitted, [" "], SHELF, WordFinder(SHELF)), lambda: answer_from(fitted, ["the"], SHELF, WordFinder(SHELF), k=0), lambda: WordFinder({})):
+    for bad in (lambda: answer_from(fitted, [" "], SHELF, Searcher(words=True).fit(SHELF)), lambda: answer_from(fitted, ["the"], SHELF, Searcher(words=True).fit(SHELF), k=0)):
         with pytest.raises(InputError): bad()
-
-
-def test_the_finder_brings_the_likest_first_and_nothing_that_shares_no_word():
-    find = WordFinder({"a": "gout and cough", "b": "gout", "c": "每天 一次"})
-    ids, scores = find.search(["gout", "一次", "nothing"], 2)
-    assert ids == [["b", "a"], ["c"], []] and scores[0] == sorted(scores[0], reverse=True) and scores[2] == []
