@@ -87,7 +87,7 @@ def measure(told, stored):
                 if stored.has(name, seed, way): continue
                 est, held, took = fitted(name, seed, way)
                 left = {attack: of(est, *held) for attack, of in attacks(name, eps).items()}
-                for attack, accuracy in left.items(): stored.add(name, seed, way, attack, f"{accuracy:.4f}", f"{took:.1f}")
+                stored.add_all([(name, seed, way, attack, f"{accuracy:.4f}", f"{took:.1f}") for attack, accuracy in left.items()])
 
 
 def table(rows):

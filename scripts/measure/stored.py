@@ -39,11 +39,16 @@ class Stored:
 
     def add(self, *cells, told=None):
         "One more row; what is printed are the first `told` cells of it, or all."
-        if len(cells) != len(self.columns): raise ValueError(f"{len(cells)} cells for {len(self.columns)} columns")
-        line = StringIO()
-        csv.writer(line, lineterminator="\n").writerow(cells)
-        self.write(line.getvalue() if self.path.exists() else self.content() + line.getvalue(), "a")
-        print(*cells[:told], flush=True)
+        self.add_all([cells], told)
+
+    def add_all(self, rows, told=None):
+        "More rows, in one piece: of a training that gives several, a kill leaves all or none."
+        lines = StringIO()
+        for cells in rows:
+            if len(cells) != len(self.columns): raise ValueError(f"{len(cells)} cells for {len(self.columns)} columns")
+            csv.writer(lines, lineterminator="\n").writerow(cells)
+        self.write(lines.getvalue() if self.path.exists() else self.content() + lines.getvalue(), "a")
+        for cells in rows: print(*cells[:told], flush=True)
 
 
 def asking(doc, place, seeds):

@@ -31,7 +31,7 @@ def test_each_training_is_made_once_and_meets_every_attack(script, toy, tmp_path
     for seeds in (["0"], ["0", "1"]):
         monkeypatch.setattr(sys, "argv", ["measure", "--out", str(out), "--seeds", *seeds])
         script.main()
-    rows, ways = script.read_rows(out), {"clinic_notes": script.TEXT_WAYS, "digits": script.PICTURE_WAYS}
+    rows, ways = script.Stored(out, script.COLUMNS, script.COLUMNS[:3]).rows(), {"clinic_notes": script.TEXT_WAYS, "digits": script.PICTURE_WAYS}
     assert len(Model.asked) == 2 * sum(map(len, ways.values())) and list(rows) == script.COLUMNS and not rows.duplicated(["set", "seed", "way", "attack"]).any()
     for name, some in rows.groupby("set"):
         attacks = set(script.attacks(name, .1))
@@ -47,6 +47,6 @@ def test_only_virtual_reads_more_rows_and_free_takes_as_many_steps_as_the_others
 
 
 def test_what_is_stored_is_whole(script, repo):
-    rows = script.read_rows(repo / "data/base_models/adversarial.csv")
+    rows = script.Stored(repo / "data/base_models/adversarial.csv", script.COLUMNS, script.COLUMNS[:3]).rows()
     wanted = {(name, seed, way, attack) for name, (_, _, ways, eps, _) in script.SETS.items() for seed in (20, 21, 22) for way in ways for attack in script.attacks(name, eps)}
     assert set(rows[["set", "seed", "way", "attack"]].itertuples(index=False, name=None)) == wanted and rows.accuracy.between(0, 1).all() and np.isfinite(rows.seconds).all()
