@@ -236,6 +236,7 @@ def finish(crew):
         model = Path(crew.options.out) / "model"
         crew.rows.write(model, crew.bare)
         print(f"processes {crew.count}, steps {len(crew.losses)}{said}: {model}")
+    crew.accelerator.wait_for_everyone()                    # nobody closes the connection while another still needs it
     crew.accelerator.end_training()
 
 def main(argv=None, after_step=lambda crew: None):
