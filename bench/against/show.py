@@ -150,7 +150,8 @@ def joined(results, before):
     "Results, and of those kept before the contests that this run left out; not of another machine or other versions."
     facts = "machine", "versions"
     if before is None or any(before.get(name) != results[name] for name in facts): return results
-    contests = {c["name"]: c for c in [*before["contests"], *results["contests"]]}
+    run = {name: before.get(name) for name in ("date", "commit")}            # of a file in which contests did not say it
+    contests = {c["name"]: run | c for c in before["contests"]} | {c["name"]: c for c in results["contests"]}
     if len(contests) == len(results["contests"]): return results
     load = [max(pair) for pair in zip(before["load_before"] or [0, 0, 0], results["load_before"] or [0, 0, 0])]
     return results | dict(contests=list(contests.values()), busy=before["busy"] or results["busy"], load_before=load)
