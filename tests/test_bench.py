@@ -234,6 +234,14 @@ def test_ratios_are_taken_inside_each_round():
     assert "HF Trainer" not in show.readme_part(apart, "en") and "2 (1–3)" not in show.table(apart), "other work, no ratio"
 
 
+def test_what_more_data_costs_is_said_and_its_rounds_are_not_counted_among_the_others():
+    sizes = [dict(name=f"n{n}", title="ours", ours=True, seconds=[s], others=[0.], rows=n, peak_mb=mb) for n, s, mb in ((1000, 7.09, 1352), (100_000, 741., 2460))]
+    grown = MADE | dict(contests=[*MADE["contests"], dict(name="growing", title="more", compared=False, settings={}, contestants=[*sizes, sizes[0] | dict(seconds=[])])])
+    english, chinese = (show.readme_part(grown, language) for language in ("en", "zh"))
+    assert english.endswith("of the process: 1,000 texts 7.09 s, 1,352 MB; 100,000 texts 741 s, 2,460 MB.") and "median of 3 rounds" in english
+    assert "100,000 条文本 741 秒、2,460 MB" in chinese and "More data" not in show.readme_part(MADE, "en")
+
+
 @pytest.mark.parametrize("agreement, english, chinese", [
     (1., "(the same answers)", "(答案相同)"), (.9987, "(99.87% the same answers)", "(99.87% 的答案相同)"),
 ])

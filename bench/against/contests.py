@@ -78,7 +78,7 @@ LOOP_TEXT = Contestant("loop", "plain loop, padded to 128", "普通循环，补�
 LOOP_PICTURES = Contestant("loop", "torchvision transforms, DataLoader, plain loop",
                            "torchvision 变换、DataLoader、普通循环", "against.pictures:Loop")
 SIZES = (sized(1000), sized(10_000))
-LARGE = sized(100_000)                                      # asked for by --large: hours on two cores
+LARGE = sized(100_000)                                      # asked for by --large: some twelve minutes a round on two cores
 QUICK_SIZES = (sized(32), sized(96))
 SAME = dict(seed=0, batch_size=16, max_length=128)
 

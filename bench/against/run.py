@@ -288,7 +288,7 @@ def main(words=None):
     parser.add_argument("--quick", action="store_true", help="few rows, two rounds: does everything work?")
     parser.add_argument("--only", nargs="+", metavar="CONTEST", help=", ".join(c.name for c in CONTESTS))
     parser.add_argument("--rounds", type=int, help="timed rounds of each contest, instead of its own number")
-    parser.add_argument("--large", action="store_true", help="also 100,000 texts: hours on two cores")
+    parser.add_argument("--large", action="store_true", help="also 100,000 texts: some twelve minutes a round on two cores")
     parser.add_argument("--wait", type=float, default=0, metavar="MINUTES", help="wait so long for a calm machine")
     parser.add_argument("--out", default=OUT, help="where the JSON goes (reports/bench/results.json)")
     parser.add_argument("--keep", action="store_true", help="make these results those of the README; contests that were "

@@ -18,7 +18,8 @@ def ratios(theirs, ours):
 
 
 def spread(values, form=".3g"):
-    "median (min–max)"
+    "median (min–max); a single value as it is"
+    if len(values) == 1: return f"{values[0]:{form}}"
     return f"{median(values):{form}} ({min(values):{form}}–{max(values):{form}})"
 
 
@@ -66,16 +67,18 @@ WORDS = {
         none="No measurement is kept yet: `make bench` makes one on your machine.",
         caption="Seconds, median of {rounds} rounds and in brackets the least and the most; *times as long* is taken "
                 "inside each round. {cpu}, {cores} cores, {bf16}, torch {torch}, transformers {transformers}, {date}; "
-                "load {before} before{busy}.{runs}",
+                "load {before} before{busy}.{runs}{grown}",
         runs=" Not all in one run: {}.", run="{} on {} at {}",
+        grown=" More data, one epoch, in seconds and the most memory of the process: {}.", size="{:,} texts {} s, {:,} MB",
         bf16={True: "with bfloat16", False: "without bfloat16"}, busy=": **other work was running**",
         all="the same answers", some="{:.2%} the same answers"),
     "zh": dict(
         head="| 任务 | 本书 | | 对手 | | 耗时倍数 |",
         none="还没有保存的测量结果：`make bench` 会在你的机器上测一次。",
         caption="单位为秒：{rounds} 轮的中位数，括号内是最小值和最大值；耗时倍数在每一轮内计算。{cpu}，{cores} 核，{bf16}，"
-                "torch {torch}，transformers {transformers}，{date}；开始前负载 {before}{busy}。{runs}",
+                "torch {torch}，transformers {transformers}，{date}；开始前负载 {before}{busy}。{runs}{grown}",
         runs="不是一次测完的：{}。", run="{} 测于 {}（{}）",
+        grown="更多数据，一轮，秒数与进程内存峰值：{}。", size="{:,} 条文本 {} 秒、{:,} MB",
         bf16={True: "支持 bfloat16", False: "不支持 bfloat16"}, busy="：**当时还有别的任务在运行**",
         all="答案相同", some="{:.2%} 的答案相同"),
 }
@@ -111,14 +114,23 @@ def runs_of(results, words):
     return words["runs"].format("; ".join(words["run"].format(", ".join(names), date, commit) for (date, commit), names in runs.items()))
 
 
+def grown_of(results, words):
+    "What more data costs, in words; nothing where it was not measured."
+    there = [one for c in results["contests"] if c["name"] == "growing" for one in c["contestants"] if one["seconds"]]
+    sizes = [words["size"].format(one["rows"], spread(one["seconds"]), one["peak_mb"]) for one in there]
+    return words["grown"].format("; ".join(sizes)) if sizes else ""
+
+
 def readme_part(results, language):
     "What stands between the marks in a README; results may be None."
     words = WORDS[language]
     if results is None: return words["none"]
-    rounds = sorted({len(entry["seconds"]) for c in results["contests"] for entry in c["contestants"]} - {0})
+    rounds = sorted({len(entry["seconds"]) for c in results["contests"] if c["compared"]
+                     for entry in c["contestants"]} - {0}) or [0]
     facts = dict(rounds="–".join(map(str, sorted({rounds[0], rounds[-1]}))), cpu=results["machine"]["cpu"],
                  cores=results["machine"]["cores"], bf16=words["bf16"][results["machine"]["bfloat16"]],
                  date=results["date"][:10], busy=words["busy"] if results["busy"] else "", runs=runs_of(results, words),
+                 grown=grown_of(results, words),
                  before=results["load_before"][0] if results["load_before"] else "?", **{
                      name: results["versions"][name] for name in ("torch", "transformers")})
     return "\n".join([words["head"], "|---|---|---|---|---|---|", *readme_rows(results, language), "",
