@@ -46,14 +46,23 @@ def _same_rows(arrays, groups):
     if n < 2: raise ValueError(f"n={n}: an interval needs at least 2 rows")
     return arrays
 
+class _Members(NamedTuple):
+    "Row numbers sorted by group (n,), each group's first place in them and size (k,), and each row's first mate (n,)."
+    rows: np.ndarray
+    starts: np.ndarray
+    sizes: np.ndarray
+    first: np.ndarray
+
 def _members(groups):
-    "The row numbers of each group, a list of (m,) int arrays; None without groups."
+    "Which rows belong together; None without groups."
     if groups is None: return None
     codes, names = pd.factorize(np.asarray(groups))
     gaps = int((codes < 0).sum())
     if gaps: raise ValueError(f"groups has {gaps} missing values")
     if len(names) < 2: raise ValueError(f"{len(names)} group: a cluster bootstrap needs at least 2")
-    return np.split(np.argsort(codes, kind="stable"), np.cumsum(np.bincount(codes))[:-1])
+    rows, sizes = np.argsort(codes, kind="stable"), np.bincount(codes)
+    starts = np.cumsum(sizes) - sizes
+    return _Members(rows, starts, sizes, rows[starts][codes])
 
 def _checked(arrays, groups, n_boot, level):
     "What was given, checked: the arrays, and the rows of each group (None without groups)."
@@ -65,7 +74,10 @@ def _checked(arrays, groups, n_boot, level):
 def _draw(rng, n, members):
     "Row numbers of one resample: n rows, or as many whole groups as there are."
     if members is None: return rng.integers(n, size=n)
-    return np.concatenate([members[g] for g in rng.integers(len(members), size=len(members))])
+    drawn = rng.integers(len(members.sizes), size=len(members.sizes))
+    sizes = members.sizes[drawn]
+    skipped = members.starts[drawn] - np.cumsum(sizes) + sizes        # what lies between a row's place here and there
+    return members.rows[np.arange(sizes.sum()) + np.repeat(skipped, sizes)]
 
 def _interval(value, scores, level, n, members):
     "Percentile interval of resampled scores."
@@ -73,7 +85,7 @@ def _interval(value, scores, level, n, members):
     if not np.isfinite(scores).all():
         raise ValueError(f"the metric is not finite on {(~np.isfinite(scores)).sum()} of {len(scores)} resamples")
     low, high = np.quantile(scores, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(float(value), float(low), float(high), n, level, None if members is None else len(members))
+    return Interval(float(value), float(low), float(high), n, level, None if members is None else len(members.sizes))
 
 # %% ../../nbs/3_judging/32_bootstrap.ipynb #c013
 def bootstrap_interval(metric, *arrays, n_boot=2000, level=.95, seed=0, groups=None):
@@ -130,8 +142,7 @@ def _p_value(value, swaps):
 def _swapped(rng, a, b, members):
     "Both predictions with A and B exchanged by a coin for each row, or for each group."
     swap = rng.random(len(a)) < .5
-    if members is not None:
-        for rows in members: swap[rows] = swap[rows[0]]  # one coin per group: that of its first row
+    if members is not None: swap = swap[members.first]       # one coin per group: that of its first row
     swap = swap.reshape(-1, *[1] * (a.ndim - 1))
     return np.where(swap, b, a), np.where(swap, a, b)
 
