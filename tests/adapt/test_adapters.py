@@ -245,7 +245,7 @@ def test_peft_refuses_what_is_not_in_its_format(peft, text, tmp_path):
     plain, method = copy.deepcopy(text), Bottlenecks()
     method.attach(text)
     method.adapter(text, "a base").write(tmp_path / "a")
-    with pytest.raises(Exception): peft.PeftModel.from_pretrained(plain, tmp_path / "a")
+    with pytest.raises(KeyError, match="FINETUNE_BOOK"): peft.PeftModel.from_pretrained(plain, tmp_path / "a")
 
 
 # --- refusals ------------------------------------------------------------------------------------------------------

@@ -157,7 +157,7 @@ def test_the_same_seed_and_a_resumed_run_give_the_same_bits(text, word, tmp_path
     assert bits(whole) == bits(again) == bits(resumed) and resumed.history_ == whole.history_
 
 
-@pytest.mark.parametrize("word", [w for w in WORDS if w != "virtual"])
+@pytest.mark.parametrize("word", WORDS)
 def test_a_batch_in_pieces_is_trained_too(text, word):
     from finetune_book.train import trainer as loop
     seen, was = [], loop.gradient
