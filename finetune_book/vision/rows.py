@@ -133,8 +133,9 @@ class ImageRows(Rows):
         self.averaged = parse_guises(averaged)
     @classmethod
     def rates_for(cls, base):
-        "The carried base and one that begins from nothing are small; larger ones want a lower rate."
-        return dict(head=3e-2, body=3e-3 if base in (None, "book-resnet", "scratch") else 1e-3)
+        "The carried base and one that begins from nothing are small; larger ones want a lower rate, of the head, too."
+        body = 3e-3 if base in (None, "book-resnet", "scratch") else 1e-3
+        return dict(head=10 * body, body=body)
 
     def check(self, X):
         X = listed_pictures(X)
