@@ -47,16 +47,23 @@ def test_no_clear_difference_is_named_and_the_cheapest_of_the_good_ones(tmp_path
     space = cells(write(tmp_path, block("a", SAME)))
     one, text = space["advice"][0], space["answer"]["verdict"]
     assert (one["best"], one["near"], one["lower"], one["few"], one["small"]) == ("full", ["lora"], ["head"], "lora", "lora")
-    assert text.startswith("In 1 of 1 comparisons no method is clearly best. Of texts with 16 rows per class (a) full (0.805) has the highest mean")
-    assert "no clear difference to lora (0.800); head is clearly lower" in text and "lora (0.800) moves the fewest parameters (10.00%) and saves the least (0.05 MB)" in text
+    assert text == "In 1 of 1 comparisons no method is clearly best. Nowhere clearly lower than the best: full, lora; of these lora moves the fewest parameters and saves the least. The others keep up in fewer: head in 0 of 1."
+    assert space["row_of"](one) == {"of": "texts, 16 rows per class (a)", "best mean": "full (0.805)", "no clear difference to it": "lora (0.800)", "clearly lower": "head",
+                                    "of the good ones": "lora moves the fewest parameters (10.00%), lora saves the least (0.05 MB)"}
     assert space["answer"]["stands"] == "no clear difference" and "chosen afterwards" in space["answer"]["wary"]
 
 
 def test_a_clear_winner_is_named(tmp_path):
     space = cells(write(tmp_path, block("a", APART)))
-    assert space["answer"]["verdict"] == "In 0 of 1 comparisons no method is clearly best. Of texts with 16 rows per class (a) lora (0.905) is clearly best."
+    assert space["answer"]["verdict"] == "In 0 of 1 comparisons no method is clearly best. Nowhere clearly lower than the best: lora. The others keep up in fewer: head in 0, full in 0 of 1."
+    assert space["row_of"](space["advice"][0])["no clear difference to it"] == "none: clearly best"
     assert space["answer"]["stands"] == "better" and space["answer"]["score"]["n"] == 3
     assert space["column_of"](("text", "a", "b", 16))["head"].endswith(" <") and space["column_of"](("text", "a", "b", 16))["lora"].endswith(" best")
+
+
+def test_a_method_that_wins_once_and_loses_once_is_not_called_good_everywhere(tmp_path):
+    space = cells(write(tmp_path, block("a", SAME), block("p", dict(head=.9, full=.5, lora=.6), kind="pictures")), sets=["a", "p"])
+    assert "Each method is somewhere clearly lower than the best. The others keep up in fewer: head in 1, full in 1, lora in 1 of 2." in space["answer"]["verdict"]
 
 
 def test_the_sets_of_a_kind_are_judged_together_and_kinds_apart(tmp_path):
@@ -111,7 +118,7 @@ def test_the_page_begins_with_the_advice(tmp_path):
     assert main(["report", "which_method", "-q", *given, "--out", str(tmp_path / "out")]) == 0
     page, run = (tmp_path / "out" / "which_method.html").read_text(), json.loads((tmp_path / "out" / "which_method.json").read_text())
     first = page[page.index("<h1"):page.index("What was measured")]
-    assert "The answer" in first and "no clear difference to lora" in first and re.search(r'<img[^>]*\balt="Accuracy against rows per class', first)
+    assert "The answer" in first and "Nowhere clearly lower than the best: full, lora" in first and re.search(r'<img[^>]*\balt="Accuracy against rows per class', first)
     assert "--only e" in page and "LoRA is within 0.01 of full fine-tuning" in page
     assert run["metrics"]["answer"]["verdict"].startswith("In 1 of 1") and run["data"]["results"]["rows"] == 18
 
