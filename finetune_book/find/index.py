@@ -106,11 +106,21 @@ def writing(folder):
         raise InputError(f"{folder}: another program has been writing for {PATIENCE} s; try again later") from None
     except (FileExistsError, NotADirectoryError): raise InputError(f"{folder}: is a file; name a folder") from None
     except PermissionError: raise InputError(f"{folder}: cannot be written; name another folder") from None
+    except OSError as e:                                                   # a full disk, most of all
+        raise InputError(f"{folder}: the index could not be written ({e.strerror or e}); what was there before is as it "
+                         "was; make room, or name another folder") from None
 
 def refuse_changed(folder, seen):
     "InputError if the index here is no longer the one that was seen."
     if seen is None or not (folder / LIST).exists() or version_of(list_of(folder)) == seen: return
     raise InputError(f"{folder}: another program has changed the index since it was opened; open it again")
+
+def put_files(folder, values):
+    "All values in new files of the folder, role → name; where one fails, none of them stays."
+    try: return {role: put_file(folder, role, value) for role, value in values.items()}
+    except BaseException:
+        sweep_out(folder, {LIST, *list_of(folder)["files"].values()} if (folder / LIST).exists() else {LIST})
+        raise
 
 def sweep_out(folder, kept):
     "Remove our files that no list names; who still has them mapped keeps them."
@@ -136,7 +146,7 @@ def write_index(folder, values, settings, seen=None):
     folder = as_folder(folder)
     with writing(folder):
         refuse_changed(folder, seen)
-        files = {role: put_file(folder, role, value) for role, value in values.items()}
+        files = put_files(folder, values)
         told = dict(format=FORMAT_OF_INDEX, settings=settings, files=files)
         sync_folder(folder)
         replace_text(folder / LIST, json.dumps(told, indent=1))

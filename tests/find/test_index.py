@@ -104,3 +104,24 @@ def test_readers_see_a_whole_index_while_a_writer_writes_and_is_killed(place):
     assert (values["vectors"] == settings["i"]).all()
     write_index(place, dict(vectors=TABLE), {})                         # the lock of the dead is free, and its parts go
     assert sorted(p.suffix for p in place.iterdir() if p.name.startswith(".index-part")) == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_the_old_index_and_nothing_else(place, monkeypatch):
+    from finetune_book.find import index
+    before = {p.name for p in place.iterdir()}
+    was, written = index.written, []
+    def fills(value, file):
+        written.append(1)
+        if len(written) == 2: raise OSError(28, "No space left on device")
+        was(value, file)
+    monkeypatch.setattr(index, "written", fills)
+    with pytest.raises(InputError, match="could not be written .No space left on device.*make room") as caught: write_index(place, dict(docs=["new"], vectors=np.ones((1, 2))), {})
+    assert "\n" not in str(caught.value) and {p.name for p in place.iterdir()} == before and read_index(place)[0]["docs"] != ["new"]
+
+
+def test_a_full_disk_at_the_first_index_leaves_nothing(tmp_path, monkeypatch):
+    from finetune_book.find import index
+    def fails(value, file): raise OSError(28, "No space left on device")
+    monkeypatch.setattr(index, "written", fails)
+    with pytest.raises(InputError, match="make room"): write_index(tmp_path / "new", dict(docs=["a"]), {})
+    assert {p.name for p in (tmp_path / "new").iterdir()} <= {index.LOCK_FILE}
