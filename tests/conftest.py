@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 os.environ.setdefault("FINETUNE_BOOK_AUTO", "float32")           # the same numbers on every machine, in what the tests start, too
 
@@ -65,3 +66,18 @@ def load_script(repo):
         spec.loader.exec_module(module)
         return module
     return load
+
+
+@pytest.fixture(scope="session")
+def warm_server():
+    server = warm.Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def warm_kernels(warm_server):
+    "In this file the kernels of reports are forked from a process that has imported the heavy libraries (tests/helpers/warm.py)."
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("jupyter_client.launcher.Popen", warm_server.popen)
+        yield
