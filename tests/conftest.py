@@ -1,6 +1,7 @@
 """Shared fixtures: the real data that some tests read, when it is there."""
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import pytest
 import warm
 
 os.environ.setdefault("FINETUNE_BOOK_AUTO", "float32")           # the same numbers on every machine, in what the tests start, too
+# nohup, and a shell's &, leave Ctrl-C ignored, and what the tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).resolve().parent
 REPO = TESTS.parent

@@ -112,7 +112,8 @@ def main():
     gc.freeze()
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     with socket.socket(fileno=int(sys.argv[1])) as door: todo = serve(door)
-    if todo: become(**todo)
+    if todo is None: os._exit(0)
+    become(**todo)
 
 
 if __name__ == "__main__": main()
