@@ -16,7 +16,6 @@ import socket
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 IMPORTED = ("numpy", "pandas", "matplotlib.pyplot", "sklearn.linear_model", "sklearn.feature_extraction.text",
             "torch", "torch._dynamo", "torchvision", "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert",
@@ -65,7 +64,7 @@ class Server:
 
     def popen(self, command, env, cwd=None, stdout=None, stderr=None, **others):
         "In the place of `subprocess.Popen` of a kernel."
-        if command[1] != "-m": return subprocess.Popen(command, env=env, cwd=cwd, stdout=stdout, stderr=stderr, **others)
+        assert command[1] == "-m", command
         request = dict(words=command[2:], env=env, cwd=str(cwd or os.getcwd()))
         return Forked(self, self.ask(request, [stdout.fileno(), stderr.fileno()]))
 
@@ -110,7 +109,8 @@ def serve(door):
 def main():
     for name in IMPORTED: __import__(name)
     gc.freeze()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP): signal.signal(number, signal.SIG_DFL)
     with socket.socket(fileno=int(sys.argv[1])) as door: todo = serve(door)
     if todo is None: os._exit(0)
     become(**todo)
