@@ -22,7 +22,7 @@ from .commands.reports import make_gallery, new, render_again, report, sweep, ve
 from .commands.streams import StreamLost, let_go, sound_streams
 from .commands.train import train
 from .places import home_folder
-from .processes import calm_threads, end_at_once
+from .processes import calm_threads, end_at_once, without_iri_grammar
 
 # %% ../nbs/library/cli.ipynb #c006
 COMMANDS = {"report": report, "new": new, "verify": verify, "render": render_again, "sweep": sweep,
@@ -116,7 +116,7 @@ def main(argv=None):
     Parameters
     ----------
     argv : list of str, arguments without the program's name; None for those of this process, which then belongs to us:
-        its threads and its end are set up
+        its threads, its imports and its end are set up
 
     Returns
     -------
@@ -125,4 +125,5 @@ def main(argv=None):
     if argv is None:
         calm_threads(os.environ)
         end_at_once()
+        without_iri_grammar()
     with sound_streams(): return code_of(sys.argv[1:] if argv is None else list(argv))

@@ -1,12 +1,16 @@
 """Shared fixtures: the real data that some tests read, when it is there."""
 import importlib.util
 import os
+import signal
 import sys
 from pathlib import Path
 
 import pytest
+import warm
 
 os.environ.setdefault("FINETUNE_BOOK_AUTO", "float32")           # the same numbers on every machine, in what the tests start, too
+# nohup, and a shell's &, leave Ctrl-C ignored, and what the tests start would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).resolve().parent
 REPO = TESTS.parent
@@ -65,3 +69,18 @@ def load_script(repo):
         spec.loader.exec_module(module)
         return module
     return load
+
+
+@pytest.fixture(scope="session")
+def warm_server():
+    server = warm.Server()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def warm_kernels(warm_server):
+    "In this file the kernels of reports are forked from a process that has imported the heavy libraries (tests/helpers/warm.py)."
+    with pytest.MonkeyPatch.context() as patched:
+        if sys.platform == "linux": patched.setattr("jupyter_client.launcher.Popen", warm_server.popen)  # elsewhere a fork is not safe
+        yield

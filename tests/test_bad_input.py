@@ -9,6 +9,7 @@ import pytest
 
 from commands import START, refused
 
+pytestmark = pytest.mark.usefixtures("warm_kernels")
 #: sixteen texts that share few words: copies of each other would have to stay on one side of a split
 THINGS = "the room,a breakfast of eggs,our balcony upstairs,every waiter,that small pool,his bathroom tap,their garden,this lift".split(",")
 GOOD = [(f"{thing} {verdict}", label) for thing in THINGS for verdict, label in [("was good and clean", "yes"), ("sounded loud, smelled bad", "no")]]

@@ -278,6 +278,12 @@ def test_a_regressor_is_trained_and_recognised(tiny_base, tmp_path, capsys):
     assert frame[0] == "text,prediction" and 0 < float(frame[1].split(",")[1]) < 6
 
 
+def test_the_command_builds_no_grammar_that_notebooks_do_not_ask():
+    code = "import sys; sys.argv[1:] = ['report', '--list']; from finetune_book.cli import main; code = main(); import nbformat; print(code, 'lark' in sys.modules)"
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPO).stdout
+    assert out.splitlines()[-1] == "0 False"
+
+
 def test_an_interrupted_training_is_one_line_and_code_six(columns, tiny_base, tmp_path):
     args = ["train", *columns, "--base", str(tiny_base), "--epochs", "9999", "--max-length", "16", "--validation", "0", "-o", str(tmp_path / "m")]
     with open(tmp_path / "err", "w") as err: run = subprocess.Popen([*START, *args], stdout=subprocess.PIPE, stderr=err, text=True, cwd=REPO)

@@ -265,7 +265,7 @@ LUCK = Exercise(
     ("One try: `rng.binomial(n, accuracy)` rows are right. And `tries` of them at once?",
      "Keep the largest, divide by n, take `accuracy` off. Do it some thousand times and take the mean.",
      "`rng.binomial(n, accuracy, (4000, tries)).max(1).mean()`."), agrees=about,
-    draw=lambda rng: (int(rng.integers(40, 300)), float(rng.uniform(.6, .9)), int(rng.integers(3, 30))))
+    draw=lambda rng: (int(rng.integers(40, 300)), float(rng.uniform(.6, .9)), int(rng.integers(3, 12))))
 
 # %% ../../nbs/exercises/lesson_00.ipynb #n1b8c06d
 EXERCISES = [HEAD, MOVES, STEPS, FLOOR, INTERVAL, SHARE, HALF, CHOOSE, CURVE, LUCK]

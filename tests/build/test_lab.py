@@ -29,7 +29,7 @@ CHROMIUM = next((p for p in ("/usr/bin/chromium", shutil.which("chromium"), shut
                  if p and Path(p).exists()), None)
 in_browser = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine (Debian: apt-get install chromium)")
 LESSONS = sorted(p.relative_to(REPO / "nbs").as_posix() for p in (REPO / "nbs").rglob("[0-9][0-9]_*.ipynb") if ".ipynb_checkpoints" not in p.parts)
-QUICK = ["1_ground/11_losses.ipynb", "3_judging/31_metrics.ipynb", "7_beyond/72_fractals.ipynb"]
+QUICK = ["1_ground/11_losses.ipynb", "7_beyond/72_fractals.ipynb"]
 DRIVEN = LESSONS if os.environ.get("FINETUNE_BOOK_LAB_TESTS") == "all" else QUICK   # `make test-lab` drives them all
 PICTURES = os.environ.get("FINETUNE_BOOK_LAB_PICTURES")     # a folder: pictures of a wrong and of a right answer of each driven lesson
 PATIENCE = 180   # seconds for what is done in a few on an idle machine

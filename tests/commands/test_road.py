@@ -103,12 +103,14 @@ def test_a_report_refuses_another_precision_before_it_runs(tmp_path, template, c
     assert "precision=" in said and "one of auto, float32, bfloat16, float16, tf32" in said and len(said.splitlines()) == 1
 
 
+@pytest.mark.usefixtures("warm_kernels")
 def test_a_report_refuses_other_shortcuts(tmp_path, notes, tiny_base, capsys):
     assert report(tmp_path, "finetune_text", data=notes, base=tiny_base, shortcuts="luck", max_length=16, allow_leakage="true") == 2
     said = capsys.readouterr().err
     assert "shortcuts='luck'" in said.splitlines()[0] and "Traceback" not in said
 
 
+@pytest.mark.usefixtures("warm_kernels")
 def test_a_report_says_what_it_used(tmp_path, tiny_base):
     rng = np.random.default_rng(0)
     rows = [(f"the {rng.choice(['film', 'room', 'plot'])} was {word} number {rng.integers(10**6)}", label) for _ in range(15)

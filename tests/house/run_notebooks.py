@@ -9,6 +9,7 @@ than it has is a failure. Exit code 1 if anything failed.
 """
 import argparse
 import contextlib
+import gc
 import io
 import json
 import multiprocessing
@@ -24,7 +25,7 @@ os.environ.setdefault("FINETUNE_BOOK_AUTO", "float32")           # the book's st
 REPO = Path(__file__).resolve().parents[2]
 LEFT_OUT = {"reports": "templates, run as reports by the tests of the report"}
 # In the process the others are forked from; torch and transformers import the long ones only at their first use, in nearly every lesson.
-IMPORT_ONCE = ("nbdev.test", "numpy", "pandas", "matplotlib.pyplot", "sklearn.linear_model", "torch", "torch._dynamo", "torchvision",
+IMPORT_ONCE = ("nbdev.test", "numpy", "pandas", "matplotlib.pyplot", "sklearn.linear_model", "nbformat", "papermill.execute", "nbconvert", "torch", "torch._dynamo", "torchvision",
                "transformers.models.auto.modeling_auto", "transformers.models.bert.modeling_bert")
 
 
@@ -105,6 +106,7 @@ def import_once(paths):
     "What the notebooks share; without the book's library in them, the runner's own part is enough."
     whole = any("finetune_book" in path.read_text(encoding="utf-8") for path in paths)
     for module in IMPORT_ONCE if whole else IMPORT_ONCE[:1]: __import__(module)
+    gc.freeze()  # what they share is not looked through again in each of them, and so not copied
 
 
 def start(path, context, running):
@@ -146,6 +148,7 @@ def main(argv=None):
     import_once(paths)
     start = time.monotonic()
     done = run_all(paths, args.jobs, args.timeout, report=lambda line: print(line, flush=True))
+    gc.unfreeze()
     failed = {p: why for p, (_, _, why) in done.items() if why}
     for path, why in failed.items(): print(f"\nFAILED {path}: {why}", file=sys.stderr)
     for path in aside: print(f"  left out: {path.name} ({LEFT_OUT[path.relative_to(args.nbs).parts[0]]})")

@@ -255,6 +255,7 @@ def test_no_results_and_mixed_versions(tmp_path):
     with pytest.raises(InputError, match="2 versions"): run_cells(folder)
 
 
+@pytest.mark.usefixtures("warm_kernels")
 def test_the_report_computes_a_stored_value_anew(measured, tmp_path):
     "End to end, in its kernel: the probe's stored accuracies come out again. A stored value that is not true fails the report."
     folder, base, words, _ = measured

@@ -10,6 +10,8 @@ import pytest
 from finetune_book.cli import main
 from label_sets import joined_notes
 
+pytestmark = pytest.mark.usefixtures("warm_kernels")
+
 
 def report(tmp_path, base, table, **more):
     "Run the report on a table; its exit code, its page as words, and its record."

@@ -10,6 +10,7 @@ import pytest
 from finetune_book.cli import main
 from finetune_book.report.params import parameters_of
 
+pytestmark = pytest.mark.usefixtures("warm_kernels")
 WORDS = {"good": "fine warm clever lovely bright kind".split(), "bad": "dull cold weak sour dark harsh".split()}
 COMMON = "film room story hotel plot food scene bed actor night view".split()
 

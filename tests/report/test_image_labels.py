@@ -9,6 +9,7 @@ import pytest
 from finetune_book.cli import main
 from marked_pictures import marked_pictures
 
+pytestmark = pytest.mark.usefixtures("warm_kernels")
 SMALL = dict(base="scratch", size=16, epochs=1, batch_size=16)
 
 

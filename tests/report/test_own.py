@@ -36,6 +36,7 @@ def test_what_is_there_stays(tmp_path):
     assert kinds() == ["image", "text"]
 
 
+@pytest.mark.usefixtures("warm_kernels")
 def test_a_report_on_pictures_runs_as_it_is_and_holds(tmp_path, capsys, monkeypatch):
     "new → report → verify; here on small pictures."
     monkeypatch.chdir(tmp_path)

@@ -17,6 +17,7 @@ ATTACKS = ["<script>document.title='owned'</script>", "$x^2$ and $\\frac12$", "!
 LABELS = ["<script>document.title='owned'</script>", "costs $5 and $6 \\frac{", "![b](http://example.org/c.png)"]
 
 
+@pytest.mark.usefixtures("warm_kernels")
 @pytest.mark.skipif(CHROMIUM is None, reason="no chromium on the PATH: the page is looked at in a browser")
 def test_a_hostile_data_set_stays_text(tiny_base, tmp_path):
     pytest.importorskip("playwright.sync_api")

@@ -5,6 +5,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from reports import RESUMED
 
 from finetune_book.report.publish import failure_notice, forget_state, run_report, state_of, sweep_up
@@ -13,6 +14,7 @@ REPO = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "import sys; from finetune_book.cli import main; sys.exit(main())"]
 
 
+@pytest.mark.usefixtures("warm_kernels")
 def test_a_killed_report_goes_on_and_ends_bit_identical(tiny_base, tmp_path):
     marks, whole, cut = (tmp_path / name for name in ("marks", "whole", "cut"))
     marks.mkdir()

@@ -110,6 +110,7 @@ def test_no_results_and_an_unknown_set(tmp_path):
     with pytest.raises(InputError, match="Did you mean 'a'"): cells(write(tmp_path, block("a", SAME)), only="aa")
 
 
+@pytest.mark.usefixtures("warm_kernels")
 def test_the_page_begins_with_the_advice(tmp_path):
     "End to end, in its kernel."
     write(tmp_path, block("a", SAME), block("a", dict(head=.5, full=.8, lora=.8), base="real"))

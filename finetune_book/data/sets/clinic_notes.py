@@ -6,16 +6,14 @@
 __all__ = ['CONDITIONS', 'FREQUENCY', 'Mention', 'answer', 'Patient', 'make_clinic_notes', 'write_clinic_notes']
 
 # %% ../../../nbs/library/clinic_notes.ipynb #c002
-import argparse
 import csv
-import hashlib
 import io
 import random
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
-from ...checks import InputError, check_choice, check_whole
+from ...checks import check_choice, check_whole
+from ..rebuilt import hash_lines, rebuild, sha256_of, write_set
 
 # %% ../../../nbs/library/clinic_notes.ipynb #c009
 def pick(rng, items):
@@ -729,14 +727,13 @@ here promise nothing on real notes.
 """
 
 # %% ../../../nbs/library/clinic_notes.ipynb #c125
-def card_text(splits, files, seed):
-    "The card (README.md) of the data set, from its rows and the bytes of its files."
+def card_text(splits, prints, seed):
+    "The card (README.md) of the data set, from its rows and the hashes of its files."
     patients = {s: len({r["patient"] for r in rows}) for s, rows in splits.items()}
     counts = [f"| `{s}.csv` | {len(rows):,} | {patients[s]:,} |" for s, rows in splits.items()]
     of = lambda c, s: str(sum(row["label"] == c for row in splits.get(s, ())))
     labels = [f"| {c} | {share}% | " + " | ".join(of(c, s) for s in OWN) + " |" for c, share in FREQUENCY.items()]
-    prints = [f"    {hashlib.sha256(content).hexdigest()}  {name}" for name, content in files.items()]
-    return CARD.format(seed=seed, counts="\n".join(counts), labels="\n".join(labels), prints="\n".join(prints),
+    return CARD.format(seed=seed, counts="\n".join(counts), labels="\n".join(labels), prints=hash_lines(prints),
                        validation=OWN["validation"], test=OWN["test"])
 
 # %% ../../../nbs/library/clinic_notes.ipynb #c126
@@ -760,28 +757,14 @@ def write_clinic_notes(out, seed=0, sizes=None):
     splits = make_clinic_notes(seed, sizes)
     columns = {s: ("patient", "text") + (() if s == "unlabelled" else ("label", "days")) for s in splits}
     files = {f"{s}.csv": csv_bytes(rows, columns[s]) for s, rows in splits.items()}
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        for name, content in files.items(): (Path(out) / name).write_bytes(content)
-        (Path(out) / "README.md").write_bytes(card_text(splits, files, seed).encode("utf-8"))
-    except OSError as e:
-        why = f"cannot write there ({e.strerror})"
-        raise InputError(f"out={str(out)!r}: {why}; give a folder you may write to") from None
-    return {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+    prints = sha256_of(files)
+    write_set(out, files, card_text(splits, prints, seed))
+    return prints
 
 # %% ../../../nbs/library/clinic_notes.ipynb #c128
 def main(argv=None):
     "Command line: write the data set, print the sha256 of each file; returns the exit code (2 for bad input)."
-    parser = argparse.ArgumentParser(prog="python -m finetune_book.data.sets.clinic_notes",
-                                     description="Rebuild the synthetic clinic notes.")
-    parser.add_argument("--out", required=True, help="folder to write to, such as data/clinic_notes")
-    parser.add_argument("--seed", type=int, default=0,
-                        help="another seed makes another clinic (default 0, the carried one)")
-    options = parser.parse_args(argv)
-    try: prints = write_clinic_notes(options.out, options.seed)
-    except InputError as e: return print(f"clinic_notes: {e}", file=sys.stderr) or 2
-    print("\n".join(f"{value}  {name}" for name, value in prints.items()))
-    return 0
+    return rebuild("clinic_notes", "the synthetic clinic notes", write_clinic_notes, "clinic", argv)
 
 # %% ../../../nbs/library/clinic_notes.ipynb #c129
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())  # not in a notebook, which has no file

@@ -6,16 +6,14 @@
 __all__ = ['FACTS', 'PASSAGES', 'Fact', 'make_clinic_questions', 'write_clinic_questions', 'read_clinic_questions']
 
 # %% ../../../nbs/library/clinic_questions.ipynb #nb62167c
-import argparse
-import hashlib
 import random
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
-from ...checks import InputError, check_choice, check_whole
+from ...checks import check_choice, check_whole
+from ..rebuilt import hash_lines, rebuild, sha256_of, write_set
 from .clinic_notes import Forms, forms, pick, say, shuffled
-from ..squad import Question, read_squad, write_squad
+from ..squad import Question, read_squad, squad_bytes
 from ..tables import carried
 
 # %% ../../../nbs/library/clinic_questions.ipynb #n218e5df
@@ -271,7 +269,7 @@ def counts_of(split, rows):
 def card_text(splits, prints, seed):
     "The card (README.md), from the rows and the hashes of the files."
     return CARD.format(seed=seed, kinds=len(FACTS), counts="\n".join(counts_of(*pair) for pair in splits.items()),
-                       prints="\n".join(f"    {value}  {name}" for name, value in prints.items()))
+                       prints=hash_lines(prints))
 
 # %% ../../../nbs/library/clinic_questions.ipynb #nff3a3b6
 def write_clinic_questions(out, seed=0, passages=None):
@@ -290,15 +288,10 @@ def write_clinic_questions(out, seed=0, passages=None):
     ------
     InputError if `out` cannot be written, or a number is bad.
     """
-    splits, out = make_clinic_questions(seed, passages), Path(out)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        files = [write_squad(rows, out / f"{split}.json") for split, rows in splits.items()]
-        prints = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
-        (out / "README.md").write_bytes(card_text(splits, prints, seed).encode("utf-8"))
-    except OSError as e:
-        raise InputError(f"out={str(out)!r}: cannot write there ({e.strerror}); "
-                         "give a folder you may write to") from None
+    splits = make_clinic_questions(seed, passages)
+    files = {f"{split}.json": squad_bytes(rows) for split, rows in splits.items()}
+    prints = sha256_of(files)
+    write_set(out, files, card_text(splits, prints, seed))
     return prints
 
 # %% ../../../nbs/library/clinic_questions.ipynb #nb4cd816
@@ -314,15 +307,8 @@ def read_clinic_questions(split):
 # %% ../../../nbs/library/clinic_questions.ipynb #n507b565
 def main(argv=None):
     "Command line: write the data set, print the sha256 of each file; returns the exit code (2 for bad input)."
-    parser = argparse.ArgumentParser(prog="python -m finetune_book.data.sets.clinic_questions",
-                                     description="Rebuild the questions over a made-up formulary.")
-    parser.add_argument("--out", required=True, help="folder to write to, such as data/clinic_questions")
-    parser.add_argument("--seed", type=int, default=0, help="another seed makes another formulary (default 0)")
-    options = parser.parse_args(argv)
-    try: prints = write_clinic_questions(options.out, options.seed)
-    except InputError as e: return print(f"clinic_questions: {e}", file=sys.stderr) or 2
-    print("\n".join(f"{value}  {name}" for name, value in prints.items()))
-    return 0
+    what = "the questions over a made-up formulary"
+    return rebuild("clinic_questions", what, write_clinic_questions, "formulary", argv)
 
 # %% ../../../nbs/library/clinic_questions.ipynb #n29717ea
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())  # not in a notebook, which has no file

@@ -6,15 +6,13 @@
 __all__ = ['INTENTS', 'OTHER_ARTICLES', 'TALK', 'OUTSIDE', 'Intent', 'make_help_desk', 'write_help_desk']
 
 # %% ../../../nbs/library/help_desk.ipynb #nb3f1668
-import argparse
 import csv
-import hashlib
 import io
 import sys
-from pathlib import Path
 from typing import NamedTuple
 
-from ...checks import InputError, check_seed
+from ...checks import check_seed
+from ..rebuilt import hash_lines, rebuild, sha256_of, write_set
 from .clinic_notes import pick, shuffled
 
 # %% ../../../nbs/library/help_desk.ipynb #n3ccc771
@@ -319,7 +317,7 @@ def card_of_desk(found, prints, seed):
     return CARD_OF_DESK.format(
         seed=seed, table=f"| file | questions |\n|---|---|\n{counts}", intents=len(INTENTS),
         articles=len(found["articles"]), answering=len(INTENTS), others=len(OTHER_ARTICLES),
-        hashes="\n".join(f"    {value}  {name}" for name, value in prints.items()))
+        hashes=hash_lines(prints))
 
 # %% ../../../nbs/library/help_desk.ipynb #n8062217
 def write_help_desk(out, seed=0):
@@ -331,28 +329,14 @@ def write_help_desk(out, seed=0):
     """
     found = make_help_desk(seed)
     files = {f"{part}.csv": table_bytes(COLUMNS[part], rows) for part, rows in found.items()}
-    prints = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        for name, content in files.items(): (Path(out) / name).write_bytes(content)
-        (Path(out) / "README.md").write_bytes(card_of_desk(found, prints, seed).encode())
-    except OSError as e:
-        why = f"cannot write there ({e.strerror})"
-        raise InputError(f"out={str(out)!r}: {why}; give a folder you may write to") from None
+    prints = sha256_of(files)
+    write_set(out, files, card_of_desk(found, prints, seed))
     return prints
 
 # %% ../../../nbs/library/help_desk.ipynb #n6db5f7a
-def run(argv=None):
+def main(argv=None):
     "Command line: write the data set, print the sha256 of each file; returns the exit code (2 for bad input)."
-    parser = argparse.ArgumentParser(prog="python -m finetune_book.data.sets.help_desk",
-                                     description="Rebuild the made-up help desk.")
-    parser.add_argument("--out", required=True, help="folder to write to, such as data/help_desk")
-    parser.add_argument("--seed", type=int, default=0, help="another seed makes another shop (default 0, carried)")
-    options = parser.parse_args(argv)
-    try: prints = write_help_desk(options.out, options.seed)
-    except InputError as e: return print(f"help_desk: {e}", file=sys.stderr) or 2
-    print("\n".join(f"{value}  {name}" for name, value in prints.items()))
-    return 0
+    return rebuild("help_desk", "the made-up help desk", write_help_desk, "shop", argv)
 
 # %% ../../../nbs/library/help_desk.ipynb #n747388d
-if __name__ == "__main__" and "__file__" in globals(): sys.exit(run())  # not in a notebook, which has no file
+if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())  # not in a notebook, which has no file

@@ -6,12 +6,11 @@
 __all__ = ['MATERIALS', 'DEFECTS', 'make_session', 'make_surface_defects', 'load', 'unpack', 'write_surface_defects']
 
 # %% ../../../nbs/library/surface_defects.ipynb #c002
-import argparse
 import csv
-import hashlib
 import io
 import math
 import sys
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,6 +19,7 @@ import pandas as pd
 from PIL import Image
 
 from ...checks import InputError, check_choice, check_whole
+from ..rebuilt import hash_lines, rebuild, sha256_of, write_set
 from ..tables import carried
 
 # %% ../../../nbs/library/surface_defects.ipynb #c010
@@ -474,9 +474,8 @@ def card_text(made, prints, seed):
     classes = [f"- `{name}`: {ABOUT[name]}" for name in DEFECTS]
     span = lambda ends: f"{ends[0]:g} to {ends[1]:g}"
     ranges = [f"| {k} | {span(ends)} | {span(UNSEEN_RANGES[k])} |" for k, ends in SEEN_RANGES.items()]
-    lines = [f"    {value}  {name}" for name, value in prints.items()]
     return CARD.format(seed=seed, counts="\n".join(counts), classes="\n".join(classes), ranges="\n".join(ranges),
-                       limits=LIMITS, prints="\n".join(lines))
+                       limits=LIMITS, prints=hash_lines(prints))
 
 # %% ../../../nbs/library/surface_defects.ipynb #c083
 def csv_bytes(rows):
@@ -518,33 +517,16 @@ def write_surface_defects(out, seed=0, sessions=None):
     InputError if `out` is a file, cannot be written, or an argument is bad.
     """
     made = make_surface_defects(seed, sessions)
-    files = table_files(made)
-    prints = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-    for s, (pictures, _, _) in made.items():
-        prints[f"pixels of {s}.webp"] = hashlib.sha256(pictures.tobytes()).hexdigest()
-    files["README.md"] = card_text(made, prints, seed).encode("utf-8")
-    try:
-        Path(out).mkdir(parents=True, exist_ok=True)
-        for name, content in files.items(): (Path(out) / name).write_bytes(content)
-        for split, (pictures, _, _) in made.items(): write_sheet(Path(out) / f"{split}.webp", pictures)
-    except OSError as e:
-        why = f"cannot write there ({e.strerror or e})"
-        raise InputError(f"out={str(out)!r}: {why}; give a folder you may write to") from None
+    tables, pixels = table_files(made), {split: pictures for split, (pictures, _, _) in made.items()}
+    prints = sha256_of(tables | {f"pixels of {split}.webp": pictures.tobytes() for split, pictures in pixels.items()})
+    sheets = {f"{split}.webp": partial(write_sheet, pictures=pictures) for split, pictures in pixels.items()}
+    write_set(out, tables | sheets, card_text(made, prints, seed))
     return prints
 
 # %% ../../../nbs/library/surface_defects.ipynb #c086
 def main(argv=None):
     "Command line: write the data set, print the sha256 of each part; returns the exit code (2 for bad input)."
-    parser = argparse.ArgumentParser(prog="python -m finetune_book.data.sets.surface_defects",
-                                     description="Rebuild the synthetic surface defects.")
-    parser.add_argument("--out", required=True, help="folder to write to, such as data/surface_defects")
-    parser.add_argument("--seed", type=int, default=0,
-                        help="another seed makes another factory (default 0, the carried one)")
-    options = parser.parse_args(argv)
-    try: prints = write_surface_defects(options.out, options.seed)
-    except InputError as e: return print(f"surface_defects: {e}", file=sys.stderr) or 2
-    print("\n".join(f"{value}  {name}" for name, value in prints.items()))
-    return 0
+    return rebuild("surface_defects", "the synthetic surface defects", write_surface_defects, "factory", argv)
 
 # %% ../../../nbs/library/surface_defects.ipynb #c087
 if __name__ == "__main__" and "__file__" in globals(): sys.exit(main())  # not in a notebook, which has no file
