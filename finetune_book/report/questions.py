@@ -12,7 +12,7 @@ import pandas as pd
 from ..checks import InputError, listed
 from ..data.squad import read_squad
 from ..data.tables import find_source
-from ..figures import show
+from ..figures import PALETTE, show
 from ..tasks.answer import SENTENCE, answer_scores, choose_threshold
 from .queries import part_named, three_parts
 from .steps import axes
@@ -115,11 +115,12 @@ def known_apart(rows, odds):
     return None if known.all() or not known.any() else float(roc_auc_score(known, odds))
 
 def show_odds(rows, odds, threshold):
-    "Log-odds of the questions that have an answer, and of those that have none, as two rows of bars."
+    "Log-odds of the questions that have an answer as bars, of those that have none as a line."
     odds, known = np.asarray(odds), np.array([bool(r.answers) for r in rows])
     ax, bins = axes(6, 2.6), np.linspace(odds.min(), odds.max() + 1e-9, 25)
-    for mask, name, colour in ((known, "has an answer", ".35"), (~known, "has none", ".75")):
-        if mask.any(): ax.hist(odds[mask], bins, alpha=.7, color=colour, label=f"{name} ({mask.sum()})", density=True)
+    kinds = ((known, "has an answer", dict(alpha=.45)), (~known, "has none", dict(histtype="step", lw=2)))
+    for (mask, name, style), colour in zip(kinds, PALETTE["light"]):
+        if mask.any(): ax.hist(odds[mask], bins, color=colour, label=f"{name} ({mask.sum()})", density=True, **style)
     ax.axvline(threshold, color="k", lw=1, ls="--")
     ax.set(xlabel="log-odds of the best span against no answer; dashed: the threshold", ylabel="density")
     ax.legend(frameon=False)

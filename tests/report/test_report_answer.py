@@ -65,4 +65,4 @@ def test_what_is_refused_before_anything_is_trained(tmp_path, tiny_base, file):
 
 def test_the_defaults_are_small_and_of_the_carried_set():
     defaults = {p.name: p.default for p in parameters_of("answer")}
-    assert defaults["data"] == "clinic_questions" and defaults["base"] == "book-bert" and defaults["epochs"] <= 4
+    assert defaults["data"] == "clinic_questions" and defaults["base"] == "book-bert" and defaults["epochs"] <= 6
