@@ -18,7 +18,7 @@ from sklearn.utils.validation import check_is_fitted
 from ..checks import InputError, check_whole, listed, shorten
 from .bm25 import BM25
 from .index import read_index, write_index
-from .reader import cosines, first_of, lots_of, reader_hash, reader_of, tell_of_cut
+from .reader import Reader, cosines, first_of, lots_of, reader_hash, reader_of, tell_of_cut
 from ..text.tokens import check_texts
 
 # %% ../../nbs/library/find_searcher.ipynb #n964f35c
@@ -71,15 +71,17 @@ class Searcher(BaseEstimator):
     Parameters
     ----------
     base : what makes vectors, see `finetune_book.find.reader.reader_of`: "book-bert", a folder, or a fitted estimator
-        such as a `TextMatcher`; of an estimator for pictures documents and queries are paths, and `words` is False
+        such as a `TextMatcher`; of pictures ("book-resnet") documents and queries are paths, and `words` is False
     words : True for words alone (BM25), False for vectors alone (cosine), "both" for the sum of the two, each
         standardised over the documents
-    max_length : int, tokens that the base reads of a text; k1, b : see `finetune_book.find.bm25.BM25`
+    max_length : int, tokens that the base reads at once; a longer text is read in windows that share a quarter of
+        them, and the best pair of windows is its score; k1, b : see `finetune_book.find.bm25.BM25`
     device : "auto", "cpu", "cuda", …; cache : None or a `compress.cache.FeatureCache`
 
     Attributes
     ----------
-    ids_, texts_ : lists of the n documents; vectors_ : (n, d) float32, or None; bm25_ : BM25, or None
+    ids_, texts_ : lists of the n documents; bm25_ : BM25, or None
+    vectors_ : (m, d) float32, of all windows, or None; windows_ : (n,) int, how many each document has
 
     Scores have five digits; equal ones are put in an order that the ids draw by lot, whatever the documents' order.
     """
@@ -97,20 +99,25 @@ def _begin(self: Searcher):
     check_words(self.words)
     self.ids_, self.texts_, self.next_, self.made_by_, self.seen_ = [], [], 0, None, None
     self.bm25_ = None if self.words is False else BM25(self.k1, self.b)
-    self.vectors_, self._reader, self._lots = None, None, lots_of([])
+    self.vectors_, self.windows_, self._reader, self._lots = None, np.zeros(0, dtype=int), None, lots_of([])
 
 @patch
 def _read(self: Searcher, texts):
-    "Unit vectors of texts; InputError if the base is not the one that made the index."
+    "Unit vectors of the windows of texts, and their counts; InputError if the base did not make the index."
     if self._reader is None:
         if self.base is None: raise InputError("base=None: this index was made by an estimator; give it as base")
         reader = reader_of(self.base, self.max_length, self.device, self.cache)
+        refuse_words_of_pictures(reader, self.words)
         found = reader_hash(reader)
         if self.made_by_ not in (None, found):
             raise InputError(f"base={shorten(repr(self.base))}: the index was made by another base (hash "
                              f"{self.made_by_[:8]}, not {found[:8]}); give that one, or build the index again")
         self._reader, self.made_by_ = reader, found
-    return self._reader(texts)
+    return self._reader.windows(texts)
+
+def refuse_words_of_pictures(reader, words):
+    if words is not False and not hasattr(reader.rows, "tokenizer"):
+        raise InputError(f"words={words!r}: this base reads pictures, and there are no words in them; set words=False")
 
 # %% ../../nbs/library/find_searcher.ipynb #n02685df
 @patch
@@ -134,13 +141,14 @@ def add(self: Searcher, docs, ids=None):
     check_is_fitted(self)
     new = only_new(dict(zip(self.ids_, self.texts_)), *as_documents(docs, ids, self.next_))
     if not new: return self
-    texts, vectors = list(new.values()), None
+    texts, vectors, counts = list(new.values()), None, np.ones(len(new), dtype=int)
     if self.words is not True:
-        vectors = self._read(texts)
-        tell_of_cut(self._reader, texts)
+        vectors, counts = self._read(texts)
+        tell_of_cut(self._reader, texts, counts)
         if self.vectors_ is not None: vectors = np.concatenate([self.vectors_, vectors])
     if self.bm25_ is not None: self.bm25_.add(texts)
-    self.vectors_, self._lots = vectors, np.concatenate([self._lots, lots_of(new)])
+    self.vectors_, self.windows_ = vectors, np.concatenate([self.windows_, counts])
+    self._lots = np.concatenate([self._lots, lots_of(new)])
     self.ids_, self.texts_ = self.ids_ + list(new), self.texts_ + texts
     self.next_ = max([self.next_, *(id + 1 for id in new if isinstance(id, int))])
     return self
@@ -156,8 +164,9 @@ def delete(self: Searcher, ids):
     if lost := gone - set(self.ids_): raise InputError(f"no documents with the ids {listed(sorted(lost, key=str), 4)}")
     rows = [i for i, id in enumerate(self.ids_) if id not in gone]
     if self.bm25_ is not None: self.bm25_.keep(rows)
-    if self.vectors_ is not None: self.vectors_ = self.vectors_[rows]
-    self._lots = self._lots[rows]
+    stays = np.isin(np.arange(len(self)), rows)
+    if self.vectors_ is not None: self.vectors_ = self.vectors_[np.repeat(stays, self.windows_)]
+    self.windows_, self._lots = self.windows_[stays], self._lots[stays]
     self.ids_, self.texts_ = [self.ids_[i] for i in rows], [self.texts_[i] for i in rows]
     return self
 
@@ -167,7 +176,8 @@ def scores(self: Searcher, queries):
     "Scores of all documents for each query, (q, n) float64; -inf where by words nothing is shared."
     by_words = self.bm25_.scores(queries) if self.bm25_ is not None else None
     if self.words is True: return np.where(by_words > 0, by_words.round(DIGITS), -np.inf)
-    by_vectors = cosines(self._read(queries), self.vectors_).astype(np.float64).round(DIGITS)
+    asked, counts = self._read(queries)
+    by_vectors = of_best(cosines(asked, self.vectors_), counts, self.windows_).astype(np.float64).round(DIGITS)
     if self.words is False: return by_vectors
     return (standardised(by_words.round(DIGITS)) + standardised(by_vectors)).round(DIGITS)
 
@@ -193,7 +203,7 @@ def search(self: Searcher, queries, k=10):
     queries = check_queries(queries)
     if not len(self): raise InputError("there are no documents to search; add some")
     names = np.array([*self.ids_, None], dtype=object)
-    at_once = max(1, AT_ONCE // len(self))
+    at_once = max(1, AT_ONCE // int(self.windows_.sum()))
     found = [first_of(self.scores(queries[i:i + at_once]), self._lots, k) for i in range(0, len(queries), at_once)]
     rows, said = (np.concatenate(parts) for parts in zip(*found))
     return names[rows], said
@@ -206,6 +216,13 @@ def check_queries(queries):
     try: return check_texts(queries)
     except InputError as e:
         raise InputError(str(e).replace("no texts", "no queries").replace("text ", "query ", 1)) from None
+
+def of_best(scores, asked, docs):
+    "Scores of windows, (a, m), as those of texts, (q, n): of the windows of both the best; how many each text has."
+    for axis, counts in ((1, docs), (0, asked)):
+        if len(counts) < scores.shape[axis]:
+            scores = np.maximum.reduceat(scores, np.cumsum(counts) - counts, axis=axis)
+    return scores
 
 # %% ../../nbs/library/find_searcher.ipynb #n18df1bc
 def csr_parts(bm25):
@@ -221,8 +238,8 @@ def of_parts(values, n, k1, b):
     return BM25(k1, b).put(words, sparse.csr_array(parts, shape=(n, len(words))))
 
 def kept_base(base):
-    "A base as a list on disk can name it: its name, or the whole path of a folder; None for an estimator."
-    if hasattr(base, "get_params") or base is None: return None
+    "A base as a list on disk can name it: its name, or the whole path of a folder; None for an estimator or Reader."
+    if isinstance(base, Reader) or hasattr(base, "get_params") or base is None: return None
     return str(Path(base).resolve()) if Path(base).is_dir() else str(base)
 
 # %% ../../nbs/library/find_searcher.ipynb #n3c9e3b2
@@ -237,7 +254,7 @@ def save(self: Searcher, folder):
     check_is_fitted(self)
     values = dict(docs=list(map(list, zip(self.ids_, self.texts_))))
     if self.bm25_ is not None: values |= csr_parts(self.bm25_)
-    if self.vectors_ is not None: values["vectors"] = np.asarray(self.vectors_)
+    if self.vectors_ is not None: values |= dict(vectors=np.asarray(self.vectors_), windows=self.windows_)
     settings = dict(base=kept_base(self.base), words=self.words, max_length=self.max_length, k1=self.k1, b=self.b)
     seen = self.seen_[1] if self.seen_ and self.seen_[0] == Path(folder).resolve() else None
     version = write_index(folder, values, settings | dict(made_by=self.made_by_, next=self.next_), seen)
@@ -276,5 +293,7 @@ def opened_index(cls, values, settings, base, device, cache):
     found.next_, found.made_by_ = settings["next"], settings["made_by"]
     if found.bm25_ is not None: found.bm25_ = of_parts(values, len(found), found.k1, found.b)
     found.vectors_ = values.get("vectors")
-    if found.vectors_ is not None and len(found.vectors_) != len(found): raise ValueError("vectors")
+    found.windows_ = np.array(values.get("windows", np.ones(len(found), dtype=int)))      # an older index: one each
+    if len(found.windows_) != len(found) or (found.windows_ < 1).any(): raise ValueError("windows")
+    if found.vectors_ is not None and len(found.vectors_) != found.windows_.sum(): raise ValueError("vectors")
     return found

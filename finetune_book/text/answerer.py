@@ -10,7 +10,6 @@ import warnings
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from fastcore.basics import patch
 
@@ -23,6 +22,7 @@ from ..tasks.answer import (Span, Window, answer_scores, choose_threshold, make_
                                         text_of_span)
 from ..tasks.pretrained import OURS, check_model_type
 from .bases import load_text_base, load_tokenizer, longest_input, opening, read_text_model
+from .pairs import with_types
 from .rows import TextRows
 from .tokens import check_texts
 
@@ -79,12 +79,7 @@ class WindowRows(TextRows):
             warnings.warn(f"{unknown:.0%} of the tokens are unknown to this base: its vocabulary does not cover this "
                           "language or script; choose a base made for it", stacklevel=5)
 
-    def collate(self, rows, idx):
-        inputs = super().collate(rows, idx)
-        if "token_type_ids" in self.tokenizer.model_input_names:
-            types, width = [rows[i].types for i in idx], inputs["input_ids"].shape[1]
-            inputs["token_type_ids"] = torch.tensor([[*t, *[0] * (width - len(t))] for t in types])
-        return inputs
+    def collate(self, rows, idx): return with_types(super().collate(rows, idx), [rows[i] for i in idx], self.tokenizer)
 
     def table(self, model, inputs):
         "Scores (b, 2 max_length): those of batches of any width in the same columns."

@@ -14,7 +14,7 @@ from torch import nn
 from ..checks import InputError, shorten
 from ..finetuner import pair_of, store
 from ..tasks.heads import head_of
-from ..tasks.match import Match, paired_batches, unit_rows
+from ..tasks.match import Match, hard_batches, paired_batches, unit_rows
 from .bases import load_text_base, read_text_model
 from .classifier import TextTuner
 from .rows import TextRows
@@ -22,7 +22,8 @@ from .tokens import check_texts
 
 # %% ../../nbs/library/text_matcher.ipynb #nd2f9266
 class MatchRows(TextRows):
-    "Texts in batches in which each stands beside another of its group."
+    "Texts in batches in which each stands beside another of its group; with `near`, (n, k) rows, beside near ones too."
+    steps, least_epochs, near = 200, 5, None
     def open(self, base, task, seed):
         probe, _ = load_text_base(base, 2, seed=seed)
         task.width = head_of(probe).in_features
@@ -35,7 +36,10 @@ class MatchRows(TextRows):
         self.model, self.tokenizer = read_text_model(folder, task.width)
         return self.model
 
-    def batches(self, rows, size, seed): return lambda epoch: paired_batches(self.task.groups, size, seed, epoch)
+    def batches(self, rows, size, seed):
+        groups, near = self.task.groups, self.near
+        if near is None: return lambda epoch: paired_batches(groups, size, seed, epoch)
+        return lambda epoch: hard_batches(groups, size, near, seed, epoch)
 
     def fetch(self, rows, targets, idx):
         self.task.loss.whole = len(idx)
@@ -94,6 +98,17 @@ def flat_held(validation):
         if isinstance(validation, list): return flat(validation, None)
     return flat(*pair_of(validation))
 
+def checked_near(near, texts):
+    "`near` as an array, (n, k) int; InputError for one that does not fit the n texts. None stays None."
+    if near is None: return None
+    near, n = np.asarray(near), len(texts)
+    if near.ndim != 2 or len(near) != n or near.dtype.kind not in "iu":
+        raise InputError(f"near has the shape {near.shape} and holds {near.dtype}: give row numbers, (n, k) int, a row "
+                         f"for each of the {n} texts, as `find.negatives.near_wrong` does")
+    if near.size and not -1 <= near.min() <= near.max() < n:
+        raise InputError(f"near names the rows {near.min()} to {near.max()}: there are 0 to {n - 1}, and -1 for none")
+    return near
+
 # %% ../../nbs/library/text_matcher.ipynb #n5af4a4d
 class TextMatcher(TextTuner):
     """Fine-tune a pretrained text model so that texts which belong together have vectors that point one way.
@@ -102,6 +117,7 @@ class TextMatcher(TextTuner):
     ----------
     temperature : float > 0, of the similarities in the loss; smaller looks harder at the nearest wrong one
     batch_size : int >= 4; each text is told from all others of its batch, so larger is harder and better
+    epochs : int, passes over the texts; None: as many as make 200 steps, from 5 to 50
 
     The others are those of `TextClassifier`, which see; `tune="head"` is refused, as matching moves the body.
 
@@ -117,23 +133,36 @@ class TextMatcher(TextTuner):
                  precision="auto", shortcuts="auto", augment="none", temperature=.05):
         store(self, locals())
 
-    def _rows(self): return MatchRows(self.max_length, self.precision, self.shortcuts, self.augment)
+    _near = None             # hard negatives that `fit` was given, while it works
+
+    def _rows(self):
+        rows = MatchRows(self.max_length, self.precision, self.shortcuts, self.augment)
+        rows.near = self._near
+        return rows
+
     def _task(self, kind=None): return Match(self.temperature)
 
-    def fit(self, X, y=None, validation=None):
-        """Fine-tune the base; returns self.
 
-        Parameters
-        ----------
-        X : n texts, or n pairs (text, text) that match; y : (n,) labels, those of one label match; None for pairs
-        validation : tuple (texts, labels), or a list of pairs of texts, or None
+# %% ../../nbs/library/text_matcher.ipynb #n124e4d7
+@patch
+def fit(self: TextMatcher, X, y=None, validation=None, near=None):
+    """Fine-tune the base; returns self.
 
-        Raises
-        ------
-        InputError as `TextClassifier.fit`; if no two texts match, or all do.
-        """
-        X, y = flat(X, y)
-        return super().fit(X, y, None if validation is None else flat_held(validation))
+    Parameters
+    ----------
+    X : n texts, or n pairs (text, text) that match; y : (n,) labels, those of one label match; None for pairs
+    validation : tuple (texts, labels), or a list of pairs of texts, or None
+    near : (n, k) int or None; hard negatives, see `finetune_book.find.negatives.near_wrong`: for each text (of
+        pairs: first, second, first, …) the rows of others that are near and do not match, -1 for none
+
+    Raises
+    ------
+    InputError as `TextClassifier.fit`; if no two texts match, or all do.
+    """
+    X, y = flat(X, y)
+    self._near = checked_near(near, X)
+    try: return TextTuner.fit(self, X, y, None if validation is None else flat_held(validation))
+    finally: del self._near                                         # a fitted model keeps no rows
 
 # %% ../../nbs/library/text_matcher.ipynb #n5dd6a5f
 @patch

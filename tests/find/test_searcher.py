@@ -164,6 +164,86 @@ def test_a_document_beyond_the_window_is_said(tiny_base):
     with pytest.warns(UserWarning, match="1 of 31 documents are longer than max_length=16"): Searcher(tiny_base, words=False, max_length=16, device="cpu").fit(docs)
 
 
+LONG = {"long": "fever and cough and pain " * 12 + "knee left", "longer": "very bad room " * 20}
+
+
+def windowed(base, docs, **more):
+    import warnings
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return Searcher(**dict(base=base, words=False, max_length=16, device="cpu") | more).fit(docs)
+
+
+def test_a_long_document_is_read_in_windows_and_the_best_counts(tiny_base):
+    searcher, read = windowed(tiny_base, DOCS | LONG), reader_of(tiny_base, 16, "cpu")
+    assert searcher.windows_[:7].tolist() == [1] * 7 and (searcher.windows_[7:] > 1).all() and len(searcher.vectors_) == searcher.windows_.sum()
+    table, asked = searcher.scores(QUERIES), read(QUERIES)
+    ends = np.cumsum(searcher.windows_)
+    for j, (end, n) in enumerate(zip(ends, searcher.windows_)): assert np.allclose(table[:, j], (asked @ searcher.vectors_[end - n:end].T).max(1), atol=2e-5)
+    tokens = read.rows.tokenizer(LONG["long"], add_special_tokens=False)["input_ids"]
+    seen = {t for row in read.rows.tokenizer(LONG["long"], truncation=True, max_length=16, stride=4, return_overflowing_tokens=True)["input_ids"] for t in row}
+    assert set(tokens) <= seen and np.array_equal(read([LONG["long"]])[0], searcher.vectors_[7])
+
+
+def test_short_documents_answer_as_they_did_beside_long_ones(tiny_base):
+    short, both = windowed(tiny_base, DOCS), windowed(tiny_base, DOCS | LONG)
+    assert np.array_equal(short.scores(QUERIES), both.scores(QUERIES)[:, :len(DOCS)]) and np.array_equal(short.vectors_, both.vectors_[:len(DOCS)])
+
+
+def test_a_long_query_is_read_whole_too(tiny_base):
+    searcher = windowed(tiny_base, DOCS | LONG)
+    assert np.allclose(searcher.scores(list(LONG.values()))[:, 7:].diagonal(), 1, atol=1e-4)
+    assert np.array_equal(searcher.scores([*QUERIES, LONG["long"]])[:5], searcher.scores(QUERIES))
+
+
+def test_windows_go_with_their_document_and_are_kept(tiny_base, tmp_path):
+    whole, pieces = windowed(tiny_base, LONG | DOCS), windowed(tiny_base, LONG)
+    pieces.add(DOCS).delete(["long"]).add({"long": LONG["long"]})
+    assert same(whole, pieces)
+    pieces.save(tmp_path)
+    opened = Searcher.open(tmp_path, device="cpu")
+    assert same(whole, opened) and np.array_equal(opened.windows_, pieces.windows_)
+    assert same(opened.delete(["long", "longer"]), windowed(tiny_base, DOCS))
+
+
+def test_an_index_without_windows_has_one_each_and_a_wrong_count_is_found(tiny_base, tmp_path):
+    from finetune_book.find.index import read_index, write_index
+    windowed(tiny_base, DOCS).save(tmp_path)
+    values, settings, _ = read_index(tmp_path)
+    write_index(tmp_path, {k: v for k, v in values.items() if k != "windows"}, settings)
+    assert same(Searcher.open(tmp_path, device="cpu"), windowed(tiny_base, DOCS))
+    for wrong in (np.full(7, 2), np.ones(6, dtype=int), np.array([0, 2, 1, 1, 1, 1, 1])):
+        write_index(tmp_path, values | dict(windows=wrong), settings)
+        with pytest.raises(InputError, match="do not fit each other"): Searcher.open(tmp_path)
+
+
+def test_pictures_are_found_by_pictures(tiny_picture_base, tmp_path):
+    from PIL import Image
+    from examples import pictures
+    from finetune_book.find.reader import picture_reader
+    X, y = pictures(12)
+    paths = [str(tmp_path / f"{i}.png") for i in range(12)]
+    for path, picture in zip(paths, X): Image.fromarray(picture).save(path)
+    searcher = Searcher(picture_reader(tiny_picture_base, "cpu"), words=False).fit(paths)
+    ids, scores = searcher.search(paths[:3], 12)
+    assert ids[:, 0].tolist() == [0, 1, 2] and np.allclose(scores[:, 0], 1) and searcher.windows_.tolist() == [1] * 12
+    searcher.save(tmp_path / "index")
+    with pytest.raises(InputError, match="give it as base"): Searcher.open(tmp_path / "index").search(paths[:1])
+    again = Searcher.open(tmp_path / "index", base=picture_reader(tiny_picture_base, "cpu"))
+    assert np.array_equal(again.search(paths[:3], 12)[0], ids)
+    with pytest.raises(InputError, match="set words=False"): Searcher(picture_reader(tiny_picture_base, "cpu")).fit(paths)
+    with pytest.raises(InputError, match="nowhere.png"): searcher.search([str(tmp_path / "nowhere.png")])
+
+
+def test_the_carried_base_for_pictures_has_its_name(tmp_path):
+    from PIL import Image
+    paths = [str(tmp_path / f"{i}.png") for i in range(2)]
+    for i, path in enumerate(paths): Image.fromarray(np.full((32, 32, 3), 90 * i, np.uint8)).save(path)
+    searcher = Searcher("book-resnet", words=False, device="cpu").fit(paths)
+    searcher.save(tmp_path / "index")
+    assert Searcher.open(tmp_path / "index", device="cpu").search(paths, 1)[0].ravel().tolist() == [0, 1]
+
+
 def test_first_of_is_a_full_sort():
     rng = np.random.default_rng(0)
     for n, k in ((30, 7), (5, 5), (3, 8), (1, 1)):

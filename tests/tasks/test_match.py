@@ -5,7 +5,7 @@ import torch
 
 from finetune_book.checks import InputError
 from finetune_book.losses import cross_entropy, numeric_gradient
-from finetune_book.tasks.match import InfoNCE, Match, paired_batches, unit_rows
+from finetune_book.tasks.match import InfoNCE, Match, centred, crowding, hard_batches, hubness, paired_batches, unit_rows
 
 
 def vectors(n=6, d=4, seed=0): return torch.randn(n, d, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
@@ -65,6 +65,47 @@ def test_batches_hold_partners(size):
         assert sorted(sum(batches, [])) == list(range(len(groups))) and max(map(len, batches)) <= size
         assert {groups[i] for b in batches for i in b if (groups[b] == groups[i]).sum() < 2} == {7}
     assert paired_batches(groups, size) == paired_batches(groups, size) != paired_batches(groups, size, epoch=1)
+
+
+def test_the_order_of_batches_is_what_it_was():
+    assert paired_batches([0, 0, 1, 1, 1, 2, 2, 2, 2], 4, seed=3, epoch=2) == [[1, 0, 8, 6], [4, 2, 3], [7, 5]]
+
+
+@pytest.mark.parametrize("size", [4, 7, 100])
+def test_hard_batches_hold_each_row_once_and_near_ones_together(size):
+    rng = np.random.default_rng(0)
+    groups = rng.permutation(np.repeat(np.arange(9), [2, 3, 4, 5, 2, 2, 7, 1, 6]))
+    near = np.array([[j for j in rng.permutation(32) if groups[j] // 3 == groups[i] // 3][:6] for i in range(32)])   # some of the row's own group
+    near[5] = -1
+    for epoch in range(5):
+        batches = hard_batches(groups, size, near, seed=1, epoch=epoch)
+        assert sorted(sum(batches, [])) == list(range(32)) and max(map(len, batches)) <= size
+        assert {groups[i] for b in batches for i in b if (groups[b] == groups[i]).sum() < 2} == {7}
+    assert hard_batches(groups, size, near) == hard_batches(groups, size, near) != hard_batches(groups, size, near, epoch=1)
+
+
+def test_a_pair_brings_the_nearest_that_is_free():
+    groups, near = np.repeat(np.arange(20), 2), np.full((40, 2), -1)
+    for i in range(40): near[i] = (i // 2 ^ 1) * 2, (i // 2 + 2) % 20 * 2                     # 0 and 1, 2 and 3, … are each other's nearest
+    for batch in hard_batches(groups, 4, near): assert len({g // 2 for g in groups[batch]}) == 1 and len(set(groups[batch])) == 2
+    assert hard_batches(groups, 4, np.full((40, 2), -1)) == paired_batches(groups, 4)
+    own = np.arange(40)[:, None] ^ 1                                                         # its partner is no wrong answer
+    assert hard_batches(groups, 4, own) == paired_batches(groups, 4)
+
+
+def test_hubs_by_hand_and_both_remedies():
+    found = np.array([3., 1., 0., 0.]) - 1                                                   # document 0 three times, 1 once
+    assert np.isclose(hubness([[0], [0], [0], [1]], 4), (found ** 3).mean() / (found ** 2).mean() ** 1.5)
+    assert hubness([[0, 1], [2, 3]], 4) == 0                                                 # all equally often
+    corner = np.array([[1., 0.], [0., 1.], [0., 2.], [3., 0.]])
+    assert np.allclose(crowding(corner, 1), 1) and np.allclose(crowding(corner, 3), 1 / 3) and np.allclose(crowding(corner, 99), 1 / 3)
+    docs, asked = centred(corner, [[1., 1.]])
+    assert np.allclose(docs.sum(0), 0) and np.allclose(np.linalg.norm(docs, axis=1), 1) and np.allclose(np.linalg.norm(asked), 1)
+    rng = np.random.default_rng(0)
+    d, q = (unit_rows(rng.normal(size=(300, 200)) + 1) for _ in range(2))
+    def skewness(z): return hubness(np.argsort(-z, axis=1)[:, :10], 300)
+    u, v = centred(d, q)
+    assert skewness(q @ d.T) > skewness(q @ d.T - crowding(d) / 2) > skewness(v @ u.T) and skewness(q @ d.T) > 2 * skewness(v @ u.T)
 
 
 def test_the_task_is_judged_by_neighbours():

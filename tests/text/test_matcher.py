@@ -54,6 +54,20 @@ def test_pairs_that_share_a_text_are_one_group(settings):
     assert set(est.fit(pairs, ["x", "x", "x", "y", "y", "y"]).task_.groups) == {0, 1}
 
 
+def test_hard_negatives_change_the_batches_and_leave_no_trace(settings):
+    near = np.array([[j for j in range(12) if LABELS[j] != LABELS[i]][:3] for i in range(12)])
+    plain, hard, nobody = (TextMatcher(**settings | dict(epochs=2, batch_size=4)).fit(TEXTS, LABELS, near=n) for n in (None, near, np.full((12, 2), -1)))
+    assert not np.array_equal(hard.transform(TEXTS), plain.transform(TEXTS)) and np.array_equal(nobody.transform(TEXTS), plain.transform(TEXTS))
+    again = TextMatcher(**settings | dict(epochs=2, batch_size=4)).fit(TEXTS, LABELS, near=near)
+    assert np.array_equal(again.transform(TEXTS), hard.transform(TEXTS)) and np.array_equal(again.fit(TEXTS, LABELS).transform(TEXTS), plain.transform(TEXTS))
+
+
+@pytest.mark.parametrize("near, says", [([[0]], "a row for each of the 12"), ([0] * 12, "shape (12,)"), ([[12]] * 12, "0 to 11"), ([[-2]] * 12, "-2 to -2"), ([[.5]] * 12, "float64")])
+def test_hard_negatives_that_fit_no_text_are_one_line(settings, near, says):
+    with pytest.raises(InputError) as error: TextMatcher(**settings).fit(TEXTS, LABELS, near=near)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize("args, more, says", [
     ((TEXTS,), {}, "give labels, or pairs"), (([("a", "b", "c")],), {}, "pair 0 has 3 texts"), (([("a", " ")],), {}, "text 1 is empty"),
     (([("a", "b"), ("c", "d")], [1, 0]), {}, "only the pairs that match"), (([("a", "b")], ["x", "y"]), {}, "must agree"), (([("a", "b")],), {}, "only one label"),
