@@ -4,6 +4,7 @@ __version__ = "0.1.0"
 _HOME = {"TextClassifier": "finetune_book.text.classifier", "TextRegressor": "finetune_book.text.classifier",
          "ImageClassifier": "finetune_book.vision.classifier", "ImageRegressor": "finetune_book.vision.classifier",
          "QuestionAnswerer": "finetune_book.text.answerer",
+         "TextGenerator": "finetune_book.text.generator",
          "TextMatcher": "finetune_book.text.matcher", "Searcher": "finetune_book.find.searcher"}
 __all__ = ["__version__", *_HOME]
 

@@ -16,6 +16,7 @@ import typer
 import finetune_book
 from .commands.answer import answer_questions
 from .commands.doctor import doctor
+from .commands.generate import generate_texts
 from .commands.predict import predict
 from .commands.search import find_documents
 from .commands.reports import make_gallery, new, render_again, report, sweep, verify
@@ -27,7 +28,7 @@ from .processes import calm_threads, end_at_once, without_iri_grammar
 # %% ../nbs/library/cli.ipynb #c006
 COMMANDS = {"report": report, "new": new, "verify": verify, "render": render_again, "sweep": sweep,
             "gallery": make_gallery, "train": train, "predict": predict, "search": find_documents,
-            "answer": answer_questions, "doctor": doctor}
+            "answer": answer_questions, "generate": generate_texts, "doctor": doctor}
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   context_settings={"help_option_names": ["-h", "--help"]})
 for name, command in COMMANDS.items():
@@ -58,6 +59,7 @@ def top(version: Version = False):
     finetune-book predict --model model/ belt_0815.jpg
     finetune-book search --data articles.csv "my parcel has not arrived"
     finetune-book answer --model answerer/ --docs docs/ "How much may a child take?"
+    finetune-book generate --stream "Pt (64F) presents with"
     finetune-book doctor
 
     \b

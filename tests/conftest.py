@@ -55,6 +55,13 @@ def tiny_base(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
+def tiny_decoder(tmp_path_factory):
+    "Folder of a random two-layer GPT-2, small enough to train in a test."
+    from tiny import save_tiny_decoder
+    return str(save_tiny_decoder(tmp_path_factory.mktemp("bases") / "tiny-gpt"))
+
+
+@pytest.fixture(scope="session")
 def tiny_picture_base(tmp_path_factory):
     "Folder of a random ResNet of four blocks for pictures of 8 pixels."
     from tiny import save_tiny_picture_base

@@ -11,14 +11,16 @@ import torch
 
 import nudge  # noqa: F401  registers itself: adding a method is adding a file
 from examples import LABELS, TEXTS, pictures
-from finetune_book import ImageClassifier, ImageRegressor, TextClassifier, TextMatcher, TextRegressor
+from finetune_book import ImageClassifier, ImageRegressor, TextClassifier, TextGenerator, TextMatcher, TextRegressor
 from finetune_book.adapt import METHODS, as_method
 from finetune_book.adapt.freeze import weights_hash
 from finetune_book.tasks.classify import Classify
+from finetune_book.tasks.generate import NextToken
 from finetune_book.tasks.heads import head_of
 from finetune_book.tasks.labels import Labels, kind_of
 from finetune_book.tasks.match import Match
 from finetune_book.tasks.regress import Regress
+from finetune_book.text.generator import GenerateRows
 from finetune_book.text.matcher import MatchRows
 from finetune_book.text.rows import TextRows
 from finetune_book.train.trainer import Callback
@@ -33,19 +35,22 @@ CASES = {                                   # name → estimator, examples, targ
     "pictures into classes": (ImageClassifier, X, Y),
     "pictures to a number": (ImageRegressor, X, np.where(Y == "lit", 3., -1.)),
     "texts that match": (TextMatcher, TEXTS, np.array(LABELS)),
+    "texts that go on": (TextGenerator, TEXTS, LABELS),
     "texts to several labels": (TextClassifier, TEXTS, [[label, "long"] if " " in text else [label] for text, label in zip(TEXTS, LABELS)]),
     "pictures to several labels": (ImageClassifier, X, np.stack([Y == "lit", np.arange(12) % 3 == 0], 1).astype(int)),
 }
-def goes(case, tune): return CASES[case][0] is not TextMatcher or tune in ("full", "lora")      # matching moves the body; two will do
+FEW = {TextMatcher: ("full", "lora"), TextGenerator: ("full", "head", "lora", "gradual")}        # matching moves the body; of both some will do
+def goes(case, tune): return tune in FEW.get(CASES[case][0], WORDS)
 EVERY = [pytest.param(case, tune, id=f"{case}, {tune}") for case in CASES for tune in WORDS if goes(case, tune)]
 
 
 @pytest.fixture(scope="module")
-def settings(tiny_base, tiny_picture_base):
+def settings(tiny_base, tiny_picture_base, tiny_decoder):
     "Small settings by case; nothing is drawn but what the seed decides."
     text = dict(base=tiny_base, epochs=3, lr=.02, batch_size=6, max_length=16, verbose=0, device="cpu")
     picture = dict(base=tiny_picture_base, epochs=3, lr=.02, batch_size=6, augment="crop", verbose=0, device="cpu")
-    return {case: picture if kind in (ImageClassifier, ImageRegressor) else text for case, (kind, *_) in CASES.items()}
+    special = {ImageClassifier: picture, ImageRegressor: picture, TextGenerator: text | dict(base=tiny_decoder, max_length=40)}
+    return {case: special.get(kind, text) for case, (kind, *_) in CASES.items()}
 
 
 @pytest.fixture
@@ -55,13 +60,19 @@ def make(settings, request):
     return estimator
 
 
+def given(est, case):
+    "Examples and targets as the five steps take them."
+    X, y = CASES[case][1:]
+    return est._pairs(X, y)[0] if hasattr(est, "_pairs") else (X, y)
+
+
 def opened(est, case):
-    "A model with a fresh head, the rows that read for it, and a batch of inputs."
-    rows, task = est._rows(), est._task(kind_of(CASES[case][2]))
-    task.learn(CASES[case][2])
+    "A model with a fresh head, the rows that read for it, a batch of inputs and its targets, and the task."
+    X, y = given(est, case)
+    rows, task = est._rows(), est._task(kind_of(y))
+    targets = task.learn(task.aligned(y, len(X)))
     model = rows.open(est.base, task, est.seed)
-    prepared = rows.prepare(rows.check(CASES[case][1]))
-    return model, rows.collate(prepared, np.arange(len(CASES[case][1])))
+    return model, rows.collate(rows.prepare(rows.check(X)), np.arange(len(X))), targets, task
 
 
 @torch.no_grad()
@@ -76,7 +87,7 @@ def fit(est, case, **more): return est.fit(CASES[case][1], CASES[case][2], **mor
 
 @pytest.mark.parametrize("case, tune", EVERY)
 def test_at_step_zero_nothing_changes(make, case, tune):
-    model, inputs = opened(make(case, tune), case)
+    model, inputs, *_ = opened(make(case, tune), case)
     before = said(model, inputs)
     moving = as_method(tune).attach(model, 0)
     assert (said(model, inputs) - before).abs().max() == 0
@@ -120,7 +131,7 @@ def test_saved_and_loaded_says_the_same(make, case, tune, tmp_path):
 
 @pytest.mark.parametrize("case, tune", EVERY)
 def test_kept_state_and_merged_model_answer_as_the_attached_one(make, case, tune):
-    model, inputs = opened(make(case, tune), case)
+    model, inputs, *_ = opened(make(case, tune), case)
     method, fresh = as_method(tune), copy.deepcopy(model)
     method.attach(model, 0); method.attach(fresh, 0)
     generator = torch.Generator().manual_seed(1)
@@ -196,19 +207,16 @@ def test_one_batch_can_be_learnt_by_heart(make, case, tune):
     "At one of two rates the loss on one batch falls below half of what it was."
     est, lows = make(case, tune), []
     for lr in (.1, .01):
-        rows, task = est._rows(), est._task(kind_of(CASES[case][2]))
-        targets = task.learn(CASES[case][2])
-        model, method = rows.open(est.base, task, 0), as_method(tune)
+        (model, inputs, targets, task), method = opened(est, case), as_method(tune)
         method.attach(model, 0)
-        inputs = rows.collate(rows.prepare(rows.check(CASES[case][1])), np.arange(len(targets)))
         losses = steps_on_one_batch(model, method, task, inputs, targets, lr)
         lows.append(losses[-1] / losses[0])
     assert min(lows) < .5
 
 
 def test_tasks_and_rows_are_what_the_estimators_answer_with(make):
-    assert {type(make(case, "full")._rows()) for case in CASES} == {TextRows, MatchRows, ImageRows}
-    assert {type(make(case, "full")._task(kind_of(y))) for case, (*_, y) in CASES.items()} == {Classify, Labels, Match, Regress}
+    assert {type(make(case, "full")._rows()) for case in CASES} == {TextRows, MatchRows, GenerateRows, ImageRows}
+    assert {type(make(case, "full")._task(kind_of(y))) for case, (*_, y) in CASES.items()} == {Classify, Labels, Match, NextToken, Regress}
 
 
 def test_the_toy_stands_in_every_list_of_methods():

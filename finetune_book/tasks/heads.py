@@ -102,7 +102,7 @@ def head_of(model):
 
     Returns
     -------
-    nn.Linear with `config.num_labels` outputs; not a copy
+    nn.Linear with `config.num_labels` outputs, or a decoder's last map; not a copy
 
     Raises
     ------
@@ -111,7 +111,8 @@ def head_of(model):
     inside = {id(m) for m in body_of(model).modules()}
     n_out = model.config.num_labels
     outside = [m for m in model.modules() if isinstance(m, nn.Linear) and id(m) not in inside]
-    found = [m for m in outside if m.out_features == n_out]
+    writes = getattr(model, "lm_head", None)                    # of a decoder: to the scores of its tokens
+    found = [m for m in outside if m.out_features == n_out or m is writes]
     if not found:
         raise InputError(f"{type(model).__name__}: no linear layer with {n_out} outputs outside the body, "
                          "so no head to train")

@@ -48,7 +48,8 @@ def check_model_type(folder):
 
 # %% ../../nbs/library/tasks_pretrained.ipynb #c068
 PROBLEMS = dict(classification="single_label_classification", multilabel="multi_label_classification",
-                regression="regression", span=None)     # kind of a task → transformers' name of its problem
+                regression="regression", span=None,
+                generation=None)                        # kind of a task → transformers' name of its problem
 
 def check_class_names(n_out, task, labels):
     """The names of the outputs as list of str, or None; refuses what does not fit the task.

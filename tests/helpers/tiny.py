@@ -23,6 +23,24 @@ def save_tiny_base(folder: Path, width: int = 16, layers: int = 2, positions: in
     return folder
 
 
+def save_tiny_decoder(folder: Path, width: int = 32, layers: int = 2, positions: int = 64) -> Path:
+    "Write a random GPT-2 whose tokens are bytes and a few merges, as a base."
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+    tok, end = Tokenizer(models.BPE()), "<|endoftext|>"
+    tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tok.train_from_iterator([" ".join(WORDS)], trainers.BpeTrainer(vocab_size=300, special_tokens=[end], show_progress=False,
+                                                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    PreTrainedTokenizerFast(tokenizer_object=tok, bos_token=end, eos_token=end, unk_token=end, pad_token=end, model_max_length=positions).save_pretrained(folder)
+    config = GPT2Config(vocab_size=tok.get_vocab_size(), n_positions=positions, n_embd=width, n_layer=layers, n_head=2, resid_pdrop=0., embd_pdrop=0., attn_pdrop=0.,
+                        bos_token_id=0, eos_token_id=0, pad_token_id=0, initializer_range=.1)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
 def save_tiny_picture_base(folder: Path, width: int = 8, layers=(1, 1, 1, 1), size: int = 8) -> Path:
     "Write a random ResNet of four blocks as a base for pictures of `size` pixels."
     from finetune_book.vision.preprocessing import Preprocessing

@@ -1,0 +1,110 @@
+#!/usr/bin/env python
+"""Measure what lesson 75 (generate) says of fine-tuned writers: findings from notes, notes from findings, and what is known by heart.
+
+    python scripts/measure/measure_generate.py              # measures what is missing, some minutes, then the tables
+    python scripts/measure/measure_generate.py --table      # the tables of the rows that are there
+
+`generate.csv`: one line for each of the first test notes, for each way and seed: bits of the answer and its bytes, whether the record that is read
+from it is right and whether it is valid JSON without a mask. A record is the condition and the days of the row. The learning notes are drawn by the
+seed; nothing is chosen by the test notes. `canaries.csv`: sentences with a random code, planted so many times among other notes; the rank of the
+code among 300 others by its surprise, and whether the most probable continuation says it.
+"""
+import json
+import warnings
+from contextlib import redirect_stdout
+from io import StringIO
+
+import numpy as np
+import pandas as pd
+from stored import BASE_MODELS, Stored, asking
+
+from finetune_book import TextGenerator
+from finetune_book.data.sets.clinic_notes import CONDITIONS
+from finetune_book.data.tables import carried, load_frame
+
+COLUMNS = ["task", "way", "seed", "row", "patient", "bits", "bytes", "right", "valid"]
+CANARIES = ["repeats", "seed", "rank", "among", "said"]
+SEEDS = (0, 1, 2)
+LEARN, TEST, EPOCHS, OTHERS = 200, 40, 3, 300
+WAYS = {"untrained": None, "full": {}, "prompt too": dict(learn_prompt=True)}
+TASKS = {"findings": tuple(WAYS)}
+SCHEMA = dict(type="object", required=["condition", "days"], properties=dict(
+    condition=dict(enum=sorted(CONDITIONS)), days=dict(type="integer", minimum=1, maximum=99)))
+REPEATS = (0, 1, 4, 16, 64)
+
+
+def notes(part): return load_frame(carried("clinic_notes") / f"{part}.csv")
+def record(row): return json.dumps(dict(condition=row.label, days=int(row.days)))
+def rows_of(task, frame):
+    "(prompts, answers) of notes."
+    records, texts = [record(row) for row in frame.itertuples()], list(frame.text)
+    return ([text + "\n" for text in texts], records) if task == "findings" else ([r + "\n" for r in records], texts)
+
+
+def parsed(text):
+    try: return json.loads(text)
+    except ValueError: return None
+
+
+def judged(est, task, frame):
+    "(bits, bytes, right, valid) of each note."
+    prompts, answers = rows_of(task, frame)
+    bits = est.surprise(prompts, answers)[0] / np.log(2)
+    right = valid = [""] * len(frame)
+    if task == "findings":
+        free, held = (est.generate(prompts, most=40, schema=schema) for schema in (None, SCHEMA))
+        valid = [int(isinstance(parsed(g.text), dict) and set(parsed(g.text)) == {"condition", "days"}) for g in free]
+        right = [int(parsed(g.text) == json.loads(a)) for g, a in zip(held, answers)]
+    return zip(bits.round(3), [len(a.encode()) + 1 for a in answers], right, valid)
+
+
+def writer(seed, **settings): return TextGenerator(epochs=EPOCHS, seed=seed, max_length=160, verbose=0, device="cpu", precision="float32", **settings)
+
+
+def measure(kept, task, seeds):
+    "Of the base as it came one seed is enough: nothing is drawn."
+    train, test = notes("train"), notes("test").head(TEST)
+    for way, seed in [(way, seed) for seed in seeds for way in TASKS[task] if WAYS[way] is not None or seed == 0]:
+        if kept.has(task, way, seed, 0): continue
+        learn = train.sample(LEARN, random_state=seed)
+        est = writer(seed).untrained() if WAYS[way] is None else writer(seed, **WAYS[way]).fit(*rows_of(task, learn))
+        found = judged(est, task, test)
+        with redirect_stdout(StringIO()): kept.add_all([(task, way, seed, i, p, *values) for i, (p, values) in enumerate(zip(test.patient, found))])
+        print(task, way, seed, flush=True)
+
+
+def code(rng): return " ".join(str(d) for d in rng.integers(0, 10, 6))
+def sentence(place, number): return f"Locker {place} opens with {number}."
+
+
+def canaries(kept, seeds):
+    train = notes("train")
+    for seed in seeds:
+        if kept.has(REPEATS[0], seed): continue
+        rng = np.random.default_rng(seed)
+        planted = {times: code(rng) for times in REPEATS}
+        texts = list(train.sample(100, random_state=seed).text) + [sentence(chr(65 + i), c) for i, (n, c) in enumerate(planted.items()) for _ in range(n)]
+        est = writer(seed).fit(texts)
+        lines = []
+        for i, (times, right) in enumerate(planted.items()):
+            others = [code(rng) for _ in range(OTHERS)]
+            nats = est.surprise([sentence(chr(65 + i), c) for c in [right, *others]])[0]
+            said = est.generate([f"Locker {chr(65 + i)} opens with"], most=16)[0].text
+            lines.append((times, seed, 1 + int((nats[1:] < nats[0]).sum()), OTHERS + 1, int(right in said)))
+        kept.add_all(lines)
+
+
+def main():
+    warnings.simplefilter("ignore")
+    options = asking(__doc__, "generate.csv", SEEDS).parse_args()
+    kept = Stored(options.out, COLUMNS, ["task", "way", "seed", "row"])
+    planted = Stored(options.out.with_name("canaries.csv"), CANARIES, ["repeats", "seed"])
+    if not options.table:
+        canaries(planted, options.seeds)
+        for task in TASKS: measure(kept, task, options.seeds)
+    frame = kept.rows(dtype={}).groupby(["task", "way"], sort=False)
+    print((frame[["bits", "bytes"]].sum().eval("bits / bytes")).round(3).to_string(), frame[["right", "valid"]].mean().round(3).to_string(), sep="\n")
+    print(planted.rows(dtype={}).groupby("repeats")[["rank", "said"]].agg(["median", "mean"]).to_string())
+
+
+if __name__ == "__main__": main()
