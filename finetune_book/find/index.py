@@ -107,8 +107,8 @@ def writing(folder):
     except (FileExistsError, NotADirectoryError): raise InputError(f"{folder}: is a file; name a folder") from None
     except PermissionError: raise InputError(f"{folder}: cannot be written; name another folder") from None
     except OSError as e:                                                   # a full disk, most of all
-        raise InputError(f"{folder}: the index could not be written ({e.strerror or e}); what was there before is as it "
-                         "was; make room, or name another folder") from None
+        raise InputError(f"{folder}: the index could not be written ({e.strerror or e}); what was there before is "
+                         "as it was; make room, or name another folder") from None
 
 def refuse_changed(folder, seen):
     "InputError if the index here is no longer the one that was seen."

@@ -134,8 +134,7 @@ class ImageRows(Rows):
     @classmethod
     def rates_for(cls, base):
         "The carried base and one that begins from nothing are small; larger ones want a lower rate, of the head, too."
-        body = 3e-3 if base in (None, "book-resnet", "scratch") else 1e-3
-        return dict(head=10 * body, body=body)
+        return dict(head=3e-2, body=3e-3) if base in (None, "book-resnet", "scratch") else dict(head=1e-2, body=1e-3)
 
     def check(self, X):
         X = listed_pictures(X)
