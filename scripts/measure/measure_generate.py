@@ -10,24 +10,27 @@ seed; nothing is chosen by the test notes. `canaries.csv`: sentences with a rand
 code among 300 others by its surprise, and whether the most probable continuation says it.
 """
 import json
+import sys
 import warnings
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 
 import numpy as np
-import pandas as pd
-from stored import BASE_MODELS, Stored, asking
 
-from finetune_book import TextGenerator
-from finetune_book.data.sets.clinic_notes import CONDITIONS
-from finetune_book.data.tables import carried, load_frame
+sys.path.insert(0, str(Path(__file__).parent))
+from stored import Stored, asking  # noqa: E402
+
+from finetune_book import TextGenerator  # noqa: E402
+from finetune_book.data.sets.clinic_notes import CONDITIONS  # noqa: E402
+from finetune_book.data.tables import carried, load_frame  # noqa: E402
 
 COLUMNS = ["task", "way", "seed", "row", "patient", "bits", "bytes", "right", "valid"]
 CANARIES = ["repeats", "seed", "rank", "among", "said"]
 SEEDS = (0, 1, 2)
-LEARN, TEST, EPOCHS, OTHERS = 200, 40, 3, 300
+LEARN, TEST, PASSES, OTHERS = 800, 40, {"findings": 6, "notes": 6, "canaries": 3}, 300
 WAYS = {"untrained": None, "full": {}, "prompt too": dict(learn_prompt=True)}
-TASKS = {"findings": tuple(WAYS)}
+TASKS = {"findings": tuple(WAYS), "notes": ("untrained", "full")}
 SCHEMA = dict(type="object", required=["condition", "days"], properties=dict(
     condition=dict(enum=sorted(CONDITIONS)), days=dict(type="integer", minimum=1, maximum=99)))
 REPEATS = (0, 1, 4, 16, 64)
@@ -58,7 +61,7 @@ def judged(est, task, frame):
     return zip(bits.round(3), [len(a.encode()) + 1 for a in answers], right, valid)
 
 
-def writer(seed, **settings): return TextGenerator(epochs=EPOCHS, seed=seed, max_length=160, verbose=0, device="cpu", precision="float32", **settings)
+def writer(task, seed, **settings): return TextGenerator(epochs=PASSES[task], seed=seed, max_length=160, verbose=0, device="cpu", precision="float32", **settings)
 
 
 def measure(kept, task, seeds):
@@ -67,7 +70,7 @@ def measure(kept, task, seeds):
     for way, seed in [(way, seed) for seed in seeds for way in TASKS[task] if WAYS[way] is not None or seed == 0]:
         if kept.has(task, way, seed, 0): continue
         learn = train.sample(LEARN, random_state=seed)
-        est = writer(seed).untrained() if WAYS[way] is None else writer(seed, **WAYS[way]).fit(*rows_of(task, learn))
+        est = writer(task, seed).untrained() if WAYS[way] is None else writer(task, seed, **WAYS[way]).fit(*rows_of(task, learn))
         found = judged(est, task, test)
         with redirect_stdout(StringIO()): kept.add_all([(task, way, seed, i, p, *values) for i, (p, values) in enumerate(zip(test.patient, found))])
         print(task, way, seed, flush=True)
@@ -84,7 +87,7 @@ def canaries(kept, seeds):
         rng = np.random.default_rng(seed)
         planted = {times: code(rng) for times in REPEATS}
         texts = list(train.sample(100, random_state=seed).text) + [sentence(chr(65 + i), c) for i, (n, c) in enumerate(planted.items()) for _ in range(n)]
-        est = writer(seed).fit(texts)
+        est = writer("canaries", seed).fit(texts)
         lines = []
         for i, (times, right) in enumerate(planted.items()):
             others = [code(rng) for _ in range(OTHERS)]
