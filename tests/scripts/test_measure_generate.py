@@ -15,7 +15,7 @@ def test_the_tasks_are_each_other_turned_round(script):
     few = script.notes("test").head(3)
     (prompts, records), (asked, texts) = (script.rows_of(task, few) for task in ("findings", "notes"))
     assert [p.strip() for p in prompts] == texts and [a.strip() for a in asked] == records
-    assert [json.loads(r) for r in records] == [dict(condition=row.label, days=row.days) for row in few.itertuples()]
+    assert [json.loads(r) for r in records] == [dict(condition=row.label, days=int(row.days)) for row in few.itertuples()]
 
 
 def test_what_is_there_is_not_measured_again(script, tmp_path, monkeypatch):
