@@ -75,6 +75,11 @@ def row_of(finder, desk, k):
     return [*(round(float(v), 4) for v in (*means, by_article(ids, scores)))], "".join("01"[int(v)] for v in one)
 
 
+def wordings(desk):
+    "Of each question its wording: questions of one wording belong together."
+    return pd.read_csv(carried("help_desk") / "test.csv").set_index("id").wording.reindex(list(desk.queries)).to_numpy()
+
+
 def main():
     options = asking(__doc__, "two_stage.csv", SEEDS).parse_args()
     stored, desk = Stored(options.out, COLUMNS, ["way", "seed"]), read_help_desk("test")
@@ -88,10 +93,9 @@ def main():
             stored.add(way, seed, *values, seconds, right, told=7)
     rows = stored.rows()
     print(rows.groupby("way", sort=False)[COLUMNS[2:7]].mean().round(3).to_string())
-    wordings = pd.read_csv(carried("help_desk") / "test.csv").set_index("id").wording.reindex(list(desk.queries)).to_numpy()
     hits = {way: {s: np.array(list(r), dtype=float) for s, r in zip(part.seed, part.right)} for way, part in rows.groupby("way")}
     for a, b in (("one stage", "two stages"), ("two stages, chance", "two stages"), ("two stages", "two stages, balanced"), ("one stage", "two stages, balanced")):
-        if {a, b} <= hits.keys(): print(compare(hits, a, b, rows="questions", groups=wordings, what="recall@1"))
+        if {a, b} <= hits.keys(): print(compare(hits, a, b, rows="questions", groups=wordings(desk), what="recall@1"))
 
 
 if __name__ == "__main__": main()

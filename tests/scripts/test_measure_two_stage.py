@@ -63,6 +63,7 @@ def test_a_judge_is_trained_once_for_each_way_and_seed(script, tmp_path, monkeyp
     monkeypatch.setattr(script, "read_help_desk", lambda part: DESK)
     monkeypatch.setattr(script, "judge", lambda way, seed: made.append((way, seed)) or Prefers(DESK.docs["a"]))
     monkeypatch.setattr(script, "AMONG", 10)
+    monkeypatch.setattr(script, "wordings", lambda desk: list(desk.queries))
     for seeds in (["0"], ["0", "1"]):
         monkeypatch.setattr(sys, "argv", ["measure", "--out", str(tmp_path / "rows.csv"), "--seeds", *seeds])
         script.main()
