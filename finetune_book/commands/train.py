@@ -12,11 +12,13 @@ from typing import Annotated
 
 import typer
 
+from .beyond import BEYOND, fit_beyond, make_beyond
 from .fitting import fit_model, judge, make_model, parts_to_train
 from .options import Quiet, out_option
 from .sources import given, holds_pictures, read_parts
 
 from ..adapt import ADVERSARIES, tune_help
+from ..checks import InputError
 from ..places import refuse_input
 
 # %% ../../nbs/library/commands_train.ipynb #c041
@@ -29,7 +31,10 @@ def check_out(out, inputs=()):
 # %% ../../nbs/library/commands_train.ipynb #nd8466be
 Data = Annotated[str, typer.Option("--data", help="A table (CSV, TSV, JSON lines, Parquet, Excel), a folder of tables, "
                                                   "a folder with one folder of pictures a class, a .zip of these, "
-                                                  "a carried set, or hf:owner/name.")]
+                                                  "a carried set, or hf:owner/name; to answer, a file of SQuAD's; "
+                                                  "to match, a folder of BEIR's or a table of pairs, too.")]
+Task = Annotated[str, typer.Option(help=f"What is learned: label, {', '.join(BEYOND)}.")]
+Prompt = Annotated[str | None, typer.Option(help="To generate: column of what the texts answer.")]
 Text = Annotated[str | None, typer.Option(help="Column of the text; text if not given.")]
 Paths = Annotated[str | None, typer.Option(help="Column of the pictures' paths; path if not given.")]
 Label = Annotated[str, typer.Option(help="Column of the label.")]
@@ -50,7 +55,8 @@ Adversarial = Annotated[str | None, typer.Option(help=HARDER_HELP)]
 Epochs = Annotated[int | None, typer.Option(help="Passes over the data; "
                                                  "if not given as many as few rows need.")]
 Rate = Annotated[float | None, typer.Option(help=RATE_HELP)]
-BatchSize = Annotated[int | None, typer.Option(help="Examples a step; 16 texts or 32 pictures if not given.")]
+BatchSize = Annotated[int | None, typer.Option(help="Examples a step; if not given 16 texts, 32 pictures, "
+                                                       "64 texts to match.")]
 Validation = Annotated[float, typer.Option(help="Share of rows held back to watch the training.")]
 Precision = Annotated[str | None, typer.Option(help="auto, what doctor says is faster here; float32; bfloat16, "
                                                     "products of three digits; a GPU's float16, tf32.")]
@@ -75,11 +81,42 @@ def read_asked(told, pictures):
     return read_parts(told["data"], pictures, column, told["label"], group=told["group"], labels_by=told["labels_by"],
                       target_type="number" if told["regression"] else None)
 
+# %% ../../nbs/library/commands_train.ipynb #n8e0279e
+def train_labels(ctx):
+    "`train` of classes, numbers or sets of labels; returns the line to tell, or None."
+    told = ctx.params
+    if told["prompt"]: raise InputError("--prompt: is for --task generate; leave it out")
+    pictures = holds_pictures(told["data"], told["text"], told["path"])
+    model = make_model(pictures, given(told, pictures))
+    check_out(told["out"], [told["data"], told["base"]])
+    parts = read_asked(told, pictures)
+    rows, held = parts_to_train(parts, pictures, told["regression"], told["validation"], seed=told["seed"],
+                                skip_bad=told["skip_bad"])
+    fit_model(model, rows, held)
+    model.save(told["out"])
+    return held and judge(model, held, rows, told["regression"])
+
+def options_given(ctx):
+    "The options of a command that were given, a dict."
+    return {name: value for name, value in ctx.params.items()
+            if ctx.get_parameter_source(name).name != "DEFAULT" and value is not False}
+
+def train_beyond(ctx):
+    "The same for a task of BEYOND."
+    told = ctx.params
+    model = make_beyond(told["task"], options_given(ctx))
+    check_out(told["out"], [told["data"], told["base"]])
+    reached = fit_beyond(model, told["task"], told)
+    model.save(told["out"])
+    return reached
+
 # %% ../../nbs/library/commands_train.ipynb #c064
 def train(
     ctx: typer.Context,
     data: Data,
+    task: Task = "label",
     text: Text = None,
+    prompt: Prompt = None,
     path: Paths = None,
     label: Label = "label",
     group: Group = None,
@@ -110,13 +147,10 @@ def train(
     finetune-book train --data pictures/ --augment crop+flip --skip-bad --out model/
     finetune-book train --data scans.csv --path file --label finding --group patient
     finetune-book train --data faces.csv --path file --label age --regression
+    finetune-book train --task match --data help_desk --out matcher/
+    finetune-book train --task answer --data my_squad.json --out answerer/
+    finetune-book train --task generate --data notes.csv --prompt note --text summary --out writer/
     """
-    pictures = holds_pictures(data, text, path)
-    model = make_model(pictures, given(ctx.params, pictures))
-    check_out(out, [data, base])
-    parts = read_asked(ctx.params, pictures)
-    rows, held = parts_to_train(parts, pictures, regression, validation, seed=seed, skip_bad=skip_bad)
-    fit_model(model, rows, held)
-    model.save(out)
-    if held: print(judge(model, held, rows, regression), file=sys.stderr)
+    reached = (train_labels if task == "label" else train_beyond)(ctx)
+    if reached: print(reached, file=sys.stderr)
     print(out)

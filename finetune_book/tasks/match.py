@@ -165,7 +165,7 @@ class Match(Task):
                     val_neighbour=self.score(targets.numpy(), self.answers(outputs.numpy())))
 
     def answers(self, outputs): return unit_rows(outputs)
-    def score(self, y, answers): return neighbour_share(np.asarray(y), answers)
+    def score(self, y, answers): return float(neighbour_hits(np.asarray(y), answers).mean())
 
 # %% ../../nbs/7_beyond/76_match.ipynb #na866adb
 def numbers_of(y, what):
@@ -174,8 +174,8 @@ def numbers_of(y, what):
         if label is None or label != label: raise InputError(f"{what} label {row} is missing: label or drop the row")
     return np.unique(y, return_inverse=True)[1].astype(np.int64)
 
-def neighbour_share(y, u, block=1024):
-    "Share of rows with a partner whose nearest other row is one; u (n, d) of length 1."
+def neighbour_hits(y, u, block=1024):
+    "Whether the nearest other row is a partner, for each row that has one, bool; u (n, d) of length 1."
     right = []
     for i in range(0, len(u), block):
         z = u[i:i + block] @ u.T
@@ -185,7 +185,7 @@ def neighbour_share(y, u, block=1024):
         right.append((partner > other)[np.isfinite(partner)])
     right = np.concatenate(right)
     if not len(right): raise InputError("no two rows have one label: there is no neighbour to find")
-    return float(right.mean())
+    return right
 
 # %% ../../nbs/7_beyond/76_match.ipynb #nae87641
 @patch

@@ -108,6 +108,10 @@ class Answered:
     source: object = None
 
 # %% ../../nbs/library/text_answerer.ipynb #n0aec8de
+def shared_by(est):
+    "Tokens that neighbouring windows of an estimator share."
+    return est.max_length // 3 if est.stride is None else est.stride
+
 def silenced(found, threshold):
     "The answer, or none if its log-odds do not exceed the threshold."
     return found if found.score > threshold else replace(found, text="", start=None)
@@ -123,7 +127,8 @@ def checked_or_none(validation): return None if validation is None else check_ro
 
 def labelled(est, tokenizer, rows, what):
     "(windows, targets) of rows with their answers; warns of answers that are whole in no window."
-    windows = make_windows(tokenizer, [r.question for r in rows], [r.passage for r in rows], est.max_length, est.stride)
+    asked, passages = [r.question for r in rows], [r.passage for r in rows]
+    windows = make_windows(tokenizer, asked, passages, est.max_length, shared_by(est))
     targets, lost = span_targets(windows, rows)
     if lost:
         warnings.warn(f"{len(lost)} of the {what} answers, first that of row {min(lost)}, are whole in no window and "
@@ -150,7 +155,8 @@ class QuestionAnswerer(FineTuner):
     ----------
     base, tune, epochs, lr, batch_size, … : see `TextClassifier`; batch_size counts windows
     max_length : int, tokens of a window, the question included; longer passages are read in several
-    stride : int, tokens that neighbouring windows share; answers of up to stride + 1 tokens are whole in one of them
+    stride : int, tokens that neighbouring windows share; answers of up to stride + 1 tokens are whole in one of them;
+        None for a third of max_length
     longest : int, tokens of the longest answer given
     threshold : float or None; log-odds against "no answer" above which a span is given. None for the one with the
         highest F1 on the validation rows, or 0 without any
@@ -161,7 +167,7 @@ class QuestionAnswerer(FineTuner):
 
     Source: Devlin et al. (2018), section 4.2; lesson 77 (answer).
     """
-    def __init__(self, base="book-bert", tune=None, epochs=None, lr=None, batch_size=16, max_length=192, stride=64,
+    def __init__(self, base="book-bert", tune=None, epochs=None, lr=None, batch_size=16, max_length=192, stride=None,
                  longest=30, threshold=None, weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1,
                  patience=2, clip_norm=1., seed=0, device="auto", checkpoint_dir=None, checkpoint_every=50,
                  memory_mb=None, callbacks=(), verbose=1, precision="auto", shortcuts="auto"):
@@ -175,7 +181,7 @@ class QuestionAnswerer(FineTuner):
 def check_settings(self: QuestionAnswerer):
     "InputError for a setting that cannot work; `fit` calls it first."
     FineTuner.check_settings(self)
-    check_whole("stride", self.stride, 0, self.max_length)
+    check_whole("stride", shared_by(self), 0, self.max_length)
     self._task()
 
 @patch
@@ -247,7 +253,7 @@ def spans(self: QuestionAnswerer, questions, passages):
     asked, passages = check_texts(questions), check_texts(passages)
     if len(asked) != len(passages):
         raise InputError(f"{len(asked)} questions and {len(passages)} passages: give one passage for each question")
-    windows = make_windows(self.rows_.tokenizer, asked, passages, self.max_length, self.stride)
+    windows = make_windows(self.rows_.tokenizer, asked, passages, self.max_length, shared_by(self))
     return best_of(windows, self.task_.answers(self.outputs(windows)), passages)
 
 @patch

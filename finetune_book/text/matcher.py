@@ -127,7 +127,7 @@ class TextMatcher(TextTuner):
 
     Source: van den Oord et al. (2018) for the loss; Reimers and Gurevych (2019) for the two equal encoders.
     """
-    def __init__(self, base="book-bert", tune=None, epochs=None, lr=None, batch_size=32, max_length=128,
+    def __init__(self, base="book-bert", tune=None, epochs=None, lr=None, batch_size=64, max_length=128,
                  weight_decay=.01, layer_decay=1., schedule="linear", warmup_frac=.1, patience=2, clip_norm=1., seed=0,
                  device="auto", checkpoint_dir=None, checkpoint_every=50, memory_mb=None, callbacks=(), verbose=1,
                  precision="auto", shortcuts="auto", augment="none", temperature=.05):
