@@ -47,7 +47,7 @@ def matcher(way, seed):
     desk = read_help_desk("train")
     texts, labels = list(desk.queries.values()), [d for gains in desk.qrels.values() for d in gains]
     answering = sorted(set(labels))
-    est = TextMatcher(**dict(epochs=EPOCHS, seed=seed, verbose=0, device="cpu", precision="float32") | TRAINED[way])
+    est = TextMatcher(**dict(epochs=EPOCHS, batch_size=32, seed=seed, verbose=0, device="cpu", precision="float32") | TRAINED[way])
     if way == "no mask":
         make = est._task
         def unmasked(kind=None):

@@ -81,7 +81,7 @@ def measure(stored, real, seeds):
             change = lambda x: x
             if way != "base": change = learned(u, y, seed, **USUAL | CHANGES[way], near=hard(way, u, y, texts, seed))
             seconds = time.perf_counter() - begun
-            found = row_of(cosines(change(v), change(u)), asked.label.to_numpy(), labels)
+            found = row_of(cosines(change(v), change(u)), asked.label.to_numpy(), labels)[:4]
             stored.add(way, seed, *found[:3], round(seconds, 1), found[3], told=6)
 
 

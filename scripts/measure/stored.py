@@ -27,7 +27,7 @@ class Stored:
         if whole != content: self.write(whole)
 
     def content(self): return self.path.read_text(encoding="utf-8") if self.path.exists() else ",".join(self.columns) + "\n"
-    def rows(self, **told): return pd.read_csv(StringIO(self.content()), **(told or dict(dtype=dict(right=str))))
+    def rows(self, **told): return pd.read_csv(StringIO(self.content()), **(told or dict(dtype=dict(right=str, ten=str))))
 
     def write(self, text, mode="w"):
         self.path.parent.mkdir(parents=True, exist_ok=True)

@@ -17,9 +17,10 @@ TRAINED = ["fine-tuned" + how for how in ("", " + words", ", centred", ", less c
 
 
 def test_what_is_stored_of_real_text_is_whole(load_script, repo):
-    rows = stored(load_script("measure_search"), repo, "search.csv")
+    script = load_script("measure_search")
+    rows = stored(script, repo, "search.csv")
     seeds = rows[rows.way == "fine-tuned"].seed
-    assert {0} <= set(seeds) and not rows.duplicated(["way", "seed"]).any() and set(rows.right.str.len()) == {770}
+    assert set(script.SEEDS) <= set(seeds) and not rows.duplicated(["way", "seed"]).any() and set(rows.right.str.len()) == {770}
     assert {(way, seed) for way in UNTRAINED + TRAINED for seed in seeds} <= set(zip(rows.way, rows.seed))
     assert np.allclose(shares(rows), rows["recall@1"], atol=1e-4)
 
@@ -35,8 +36,8 @@ def test_a_row_holds_what_was_found(load_script):
     script = load_script("measure_search")
     labels, wanted = np.array(list("aabbcc" * 3)), np.array(["a", "b"])
     scores = np.stack([np.arange(18.), np.where(labels == "b", 2., 1.) + np.arange(18) / 100])
-    one, ten, hubs, right = script.row_of(scores, wanted, labels)
-    assert (one, ten, right) == (.5, 1., "01") and np.isfinite(hubs)
+    one, ten, hubs, right, among = script.row_of(scores, wanted, labels)
+    assert (one, ten, right, among) == (.5, 1., "01", "11") and np.isfinite(hubs)
     assert script.row_of(np.full((2, 18), -np.inf), wanted, labels)[:3] == [0, 0, ""]
 
 
