@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import warm
 
+from finetune_book.processes import without_iri_grammar
+
+without_iri_grammar()                                            # a second for each process of tests
 os.environ.setdefault("FINETUNE_BOOK_AUTO", "float32")           # the same numbers on every machine, in what the tests start, too
 # nohup, and a shell's &, leave Ctrl-C ignored, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -31,6 +31,7 @@ def agree(exercise, given, right):
     try: return bool((exercise.agrees or same)(given, right, exercise.tolerance))
     except Exception: return False  # an object that does not let itself be compared is not the answer
 
+# %% ../../nbs/library/exercises_judging.ipynb #n02cd071
 @lru_cache(64)
 def drawn_outcomes(exercise, function, seed):
     "What a function of the exercise itself gives on the cases of a seed, which many answers may be judged on."
