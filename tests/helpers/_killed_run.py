@@ -196,6 +196,7 @@ def main(root):
     results["interrupted"] = json.loads((root / "interrupted.json").read_text())
     results["full"] = json.loads((root / "full.json").read_text())
     (root / "results.json").write_text(json.dumps(results))
+    gc.unfreeze()
 
 
 if __name__ == "__main__":
