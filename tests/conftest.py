@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import warm
 
+from finetune_book.processes import without_iri_grammar
+
+without_iri_grammar()                                            # a second for each process of tests
 os.environ.setdefault("FINETUNE_BOOK_AUTO", "float32")           # the same numbers on every machine, in what the tests start, too
 # nohup, and a shell's &, leave Ctrl-C ignored, and what the tests start would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -15,8 +18,8 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGIN
 TESTS = Path(__file__).resolve().parent
 REPO = TESTS.parent
 # With --dist loadfile a file stays with one worker, and a long one that starts last keeps the other waiting. These start first.
-SLOWEST = ("report/sweep report/finetune_image cli tasks/heads report/faults build/wheel vision/classifier report/verify report/resume build/lab "
-           "bad_input bench train/callbacks report/finetune_text house/layers report/publish report/page house/run_notebooks").split()
+SLOWEST = ("report/sweep contract report/finetune_image cli tasks/heads report/faults build/wheel vision/classifier report/verify report/resume build/lab "
+           "exercises/all bad_input bench train/callbacks report/finetune_text house/layers report/publish report/page house/run_notebooks").split()
 
 
 def pytest_collection_modifyitems(items):

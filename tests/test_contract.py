@@ -3,6 +3,7 @@
 Nothing here names a method but the toy that lives in helpers/nudge.py: a method that is added later is tested by being there.
 """
 import copy
+from functools import cache
 from types import SimpleNamespace
 
 import numpy as np
@@ -58,6 +59,12 @@ def make(settings, request):
     "Function that makes the estimator of a case with a method; more settings on top."
     def estimator(case, tune, **more): return CASES[case][0](**{**settings[case], **more}, tune=tune)
     return estimator
+
+
+@pytest.fixture(scope="module")
+def fitted(settings):
+    "Function that gives a case fitted with a method and seed 0, each once: for tests that only look at it."
+    return cache(lambda case, tune: fit(CASES[case][0](**settings[case], tune=tune), case))
 
 
 def given(est, case):
@@ -122,8 +129,8 @@ def test_what_should_moves_and_nothing_else_bit_for_bit(make, case, tune, monkey
 
 
 @pytest.mark.parametrize("case, tune", EVERY)
-def test_saved_and_loaded_says_the_same(make, case, tune, tmp_path):
-    est = fit(make(case, tune), case)
+def test_saved_and_loaded_says_the_same(fitted, case, tune, tmp_path):
+    est = fitted(case, tune)
     again = type(est).load(est.save(tmp_path / "model"), device="cpu")
     assert np.array_equal(again.outputs(CASES[case][1]), est.outputs(CASES[case][1])) and bits(again) == bits(est)
     assert again.get_params()["tune"] == tune and again.n_trainable_ == est.n_trainable_
@@ -145,8 +152,8 @@ def test_kept_state_and_merged_model_answer_as_the_attached_one(make, case, tune
 
 
 @pytest.mark.parametrize("case, tune", EVERY)
-def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(make, case, tune):
-    one, two, other = (fit(make(case, tune, seed=s), case) for s in (0, 0, 1))
+def test_the_same_seed_gives_the_same_bits_and_another_seed_does_not(make, fitted, case, tune):
+    one, two, other = fitted(case, tune), fit(make(case, tune, seed=0), case), fit(make(case, tune, seed=1), case)
     assert bits(one) == bits(two) != bits(other) and one.history_ == two.history_
 
 
@@ -159,8 +166,8 @@ class Break(Callback):
 
 
 @pytest.mark.parametrize("case, tune", EVERY)
-def test_cut_off_and_resumed_gives_the_same_bits(make, case, tune, tmp_path):
-    whole = fit(make(case, tune), case)
+def test_cut_off_and_resumed_gives_the_same_bits(make, fitted, case, tune, tmp_path):
+    whole = fitted(case, tune)
     kept = dict(checkpoint_dir=str(tmp_path / "state"), checkpoint_every=1)
     with pytest.raises(RuntimeError, match="power cut"): fit(make(case, tune, callbacks=[Break(3)], **kept), case)
     resumed = fit(make(case, tune, **kept), case)
@@ -168,8 +175,8 @@ def test_cut_off_and_resumed_gives_the_same_bits(make, case, tune, tmp_path):
 
 
 @pytest.mark.parametrize("case, tune", EVERY)
-def test_neighbours_padding_and_order_change_no_answer(make, case, tune):
-    est, data = fit(make(case, tune), case), CASES[case][1]
+def test_neighbours_padding_and_order_change_no_answer(fitted, case, tune):
+    est, data = fitted(case, tune), CASES[case][1]
     together = est.outputs(data)
     alone = np.vstack([est.outputs(data[i:i + 1]) for i in range(len(data))])
     order = np.random.default_rng(0).permutation(len(data))
@@ -192,7 +199,7 @@ def test_a_method_keeps_all_its_parts_where_batchnorm_is_kept(make, tune, tmp_pa
 
 def steps_on_one_batch(model, method, task, inputs, y, lr):
     "Losses of 100 plain steps on one batch, dropout off."
-    optimizer, losses = torch.optim.Adam(method.groups(model, lr, 0.)), []
+    optimizer, losses = torch.optim.Adam(method.groups(model, lr, 0.), fused=True), []
     model.eval()
     for _ in range(100):
         out = model(**inputs)
@@ -204,14 +211,14 @@ def steps_on_one_batch(model, method, task, inputs, y, lr):
 
 @pytest.mark.parametrize("case, tune", EVERY)
 def test_one_batch_can_be_learnt_by_heart(make, case, tune):
-    "At one of two rates the loss on one batch falls below half of what it was."
-    est, lows = make(case, tune), []
-    for lr in (.1, .01):
+    "At one of two rates the loss on one batch falls below half of what it was; the second is tried only where the first will not do."
+    est = make(case, tune)
+    def low(lr):
         (model, inputs, targets, task), method = opened(est, case), as_method(tune)
         method.attach(model, 0)
         losses = steps_on_one_batch(model, method, task, inputs, targets, lr)
-        lows.append(losses[-1] / losses[0])
-    assert min(lows) < .5
+        return losses[-1] / losses[0]
+    assert any(low(lr) < .5 for lr in (.1, .01))
 
 
 def test_tasks_and_rows_are_what_the_estimators_answer_with(make):

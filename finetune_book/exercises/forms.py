@@ -24,7 +24,7 @@ def text_of(function):
     return "\n\n".join(" ".join(p.split()) for p in paragraphs)
 
 # %% ../../nbs/library/exercises_forms.ipynb #ndf2c1c9
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Exercise:
     """One exercise of a lesson.
 

@@ -8,6 +8,7 @@ __all__ = []
 # %% ../../nbs/library/exercises_judging.ipynb #n07cceae
 import inspect
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 
 import numpy as np
 
@@ -30,34 +31,48 @@ def agree(exercise, given, right):
     try: return bool((exercise.agrees or same)(given, right, exercise.tolerance))
     except Exception: return False  # an object that does not let itself be compared is not the answer
 
+# %% ../../nbs/library/exercises_judging.ipynb #n02cd071
+@lru_cache(64)
+def drawn_outcomes(exercise, function, seed):
+    "What a function of the exercise itself gives on the cases of a seed, which many answers may be judged on."
+    return outcomes(exercise.use, function, cases_of(exercise, seed), 6 * PATIENCE)[0]
+
 @dataclass(frozen=True)
 class Trial:
     "An answer beside the solution on the same inputs; `after` are the answer's arguments after each call."
     exercise: object
     cases: list
     given: list
-    right: list
     after: list
     ended: str
+    seed: int | None
 
     def agreed(self, other): return [agree(self.exercise, g, o) for g, o in zip(self.given, other)]
-    def on(self, answer): return outcomes(self.exercise.use, answer, self.cases, 6 * PATIENCE)[0]
+
+    def on(self, function):
+        "What the solution or a usual mistake gives."
+        if self.seed is not None: return drawn_outcomes(self.exercise, function, self.seed)
+        return outcomes(self.exercise.use, function, self.cases, 6 * PATIENCE)[0]
+
+    @cached_property
+    def right(self): return self.on(self.exercise.solution)
+
+    @cached_property
+    def wrong(self): return [i for i, well in enumerate(self.agreed(self.right)) if not well]
 
 def trial(exercise, answer, seed, seconds):
     cases = cases_of(exercise, seed)
     given, after, ended = outcomes(exercise.use, answer, cases, seconds)
-    right, _, _ = outcomes(exercise.use, exercise.solution, cases, 6 * PATIENCE)
-    return Trial(exercise, cases, given, right, after, ended)
+    return Trial(exercise, cases, given, after, ended, seed)
 
 # %% ../../nbs/library/exercises_judging.ipynb #ne7a4c0b
 def recognised(tried):
     """The explanation of the usual mistake that gives what the answer gives wherever it is wrong; None if there is
     none."""
-    wrong = [i for i, well in enumerate(tried.agreed(tried.right)) if not well]
     best, found = 0, None
     for mistake, why in tried.exercise.explained():
         alike = tried.agreed(tried.on(mistake))
-        if len(alike) < len(tried.cases) or not all(alike[i] for i in wrong): continue
+        if len(alike) < len(tried.cases) or not all(alike[i] for i in tried.wrong): continue
         if sum(alike) > best: best, found = sum(alike), why
     return found
 
@@ -115,15 +130,13 @@ def no_return(tried):
                 f"It was stopped: for {last} it did not come back. Does its loop come to an end?" + running)
 
 # %% ../../nbs/library/exercises_judging.ipynb #n92ee4af
-def wrong_at(tried): return [i for i, well in enumerate(tried.agreed(tried.right)) if not well]
-
 def usual(tried):
-    why = recognised(tried) if wrong_at(tried) else None
-    example = compared(tried, shortest(tried, wrong_at(tried))) if why else ""
+    why = recognised(tried) if tried.wrong else None
+    example = compared(tried, shortest(tried, tried.wrong)) if why else ""
     if why: return note(tried.exercise, "mistake", *why.split("\n\n"), example)
 
 def error(tried):
-    bad = [i for i in wrong_at(tried) if isinstance(tried.given[i], Raised)]
+    bad = [i for i in tried.wrong if isinstance(tried.given[i], Raised)]
     if not bad: return None
     i = shortest(tried, bad)
     what = tried.given[i]
@@ -133,7 +146,7 @@ def error(tried):
     return note(tried.exercise, "stopped", words, further(tried.exercise))
 
 def another(tried):
-    bad = wrong_at(tried)
+    bad = tried.wrong
     if not bad: return None
     i = shortest(tried, bad)
     total = len(tried.cases)

@@ -4,6 +4,7 @@
 
 The parent does no torch arithmetic before it forks, so a fork is safe and costs no second import of torch.
 """
+import gc
 import hashlib
 import json
 import os
@@ -173,6 +174,7 @@ def disk_full(folder, note):
 
 def main(root):
     torch.set_num_threads(1)
+    gc.freeze()                                            # no child looks through what was imported, and so copies it
     results = {}
     for kind in ("adamw", "sgd"):
         child(lambda: train(root / f"uncut {kind}", optimizer=kind, report=root / f"{kind}.json"))
@@ -194,6 +196,7 @@ def main(root):
     results["interrupted"] = json.loads((root / "interrupted.json").read_text())
     results["full"] = json.loads((root / "full.json").read_text())
     (root / "results.json").write_text(json.dumps(results))
+    gc.unfreeze()
 
 
 if __name__ == "__main__":

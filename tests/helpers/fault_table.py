@@ -7,6 +7,7 @@ byte, what is left behind (processes, half files), and the first line it said.
 
 Each command is a process of its own, forked from this one: what it imports was imported once. This process has no threads.
 """
+import gc
 import hashlib
 import json
 import os
@@ -306,8 +307,11 @@ def problem(row):
 
 def table(jobs=2):
     "All faults, `jobs` at once, each watched by a process of its own; a list of Row."
+    from finetune_book.processes import without_iri_grammar
+    without_iri_grammar()
     import nbconvert, nbformat, papermill.clientwrap, papermill.engines, papermill.parameterize  # noqa: E401, F401  once, before all forks
     import finetune_book.report.fresh  # noqa: F401  it imports the others
+    gc.freeze()                                          # no child looks through what was imported, and so copies it
     with tempfile.TemporaryDirectory(prefix="faults-") as root:
         first, waiting, watched = Place(Path(root) / "first"), list(enumerate(FAULTS)), {}
         assert first.start("-p", "epochs=2").wait() == 0, (first.home / "said-1.err").read_text()

@@ -254,9 +254,10 @@ def fresh(code, *args):
 
 # Importing torch takes seconds, forking a process that has it none; of the library no process has anything before its one module.
 ALONE = """
-import importlib, json, os, sys, traceback
+import gc, importlib, json, os, sys, traceback
 libraries, *modules = sys.argv[1:]
 for name in libraries.split(): importlib.import_module(name)
+gc.freeze()  # what they share is not looked through again in each of them, and so not copied
 assert not {m for m in sys.modules if m.startswith("finetune_book")}
 for module in modules:
     if os.fork() == 0:

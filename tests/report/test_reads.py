@@ -1,4 +1,5 @@
 """Nothing changed is said only of what is known: what a run read is noted, and each change of it is a reason to run again."""
+import importlib.metadata
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from reports import START, write_template
 
 from finetune_book.report.fresh import reasons_to_run
 from finetune_book.report.publish import run_report
-from finetune_book.report.reads import changes_since, file_state, folder_state, variable_state
+from finetune_book.report.reads import changes_since, file_state, folder_state, packages_of, variable_state, version_of
 from finetune_book.report.schema import read_record
 from finetune_book.report.verify import differences, verify_report
 
@@ -108,6 +109,13 @@ def test_a_variable_a_package_and_what_nobody_can_follow_are_reasons(watched, mo
     assert changes_since(reads | {"unknown": ["it used the network"]}) == ["it cannot be told what it would read: it used the network"]
 
 
+def test_the_packages_of_modules_are_those_that_python_finds():
+    homes = importlib.metadata.packages_distributions()
+    names = {name for found in homes.values() for name in found} - {"finetune-book"}
+    assert packages_of(homes) == {name: version for name in names if (version := version_of(name))} and "numpy" in packages_of(["numpy", "os"])
+    assert packages_of([]) == packages_of(["no_such_module"]) == {}
+
+
 def test_a_folder_called_dir_that_is_only_read_is_a_source(watched):
     assert watched[2]["reads"]["only_read"] == ["data_dir"]
     record = read_record("w", watched[0] / "out/reports")
@@ -147,6 +155,7 @@ def test_a_program_that_a_cell_starts_with_an_exclamation_mark_runs(tmp_path):
 import ptyprocess
 made = ptyprocess.PtyProcess.spawn(["cat", "other"])
 assert made.read() == b"mine"
+import importlib.metadata
 import os
 if os.fork() == 0:
     os.closerange(3, 256)
