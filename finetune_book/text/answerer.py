@@ -13,7 +13,7 @@ import numpy as np
 import torch.nn.functional as F
 from fastcore.basics import patch
 
-from ..checks import InputError, check_whole, has_order, shorten
+from ..checks import InputError, check_whole, has_order, shorten, shorten_path
 from ..data.hub import resolve_base
 from ..data.squad import check_question
 from ..finetuner import FineTuner, store
@@ -32,7 +32,7 @@ AUTO = "AutoModelForQuestionAnswering"
 def refuse_unfit(model, tokenizer, base):
     "InputError for a base without a place that can stand for no answer."
     if tokenizer.cls_token_id is None:
-        raise InputError(f"base {shorten(repr(str(base)))}: has no [CLS] to stand for \"no answer\"; "
+        raise InputError(f"base {shorten_path(base)!r}: has no [CLS] to stand for \"no answer\"; "
                          "use an encoder such as BERT")
     return model
 
