@@ -25,10 +25,9 @@ def test_a_beir_folder(folder):
     assert docs == {"7": "Card. Lost.", "8": "卡 😀"} and queries == {"q1": "gone"} and qrels == {"q1": {"7": 2, "8": 0}}
 
 
-@pytest.mark.parametrize("rows, says", [(["q1\t9\t1"], "unknown documents: 9"), (["q9\t7\t1"], "unknown queries: q9"), (["q1\t7\tyes"], "row 1 has no number"), (["q1\t7\t-1"], "")])
+@pytest.mark.parametrize("rows, says", [(["q1\t9\t1"], "unknown documents: 9"), (["q9\t7\t1"], "unknown queries: q9"), (["q1\t7\tyes"], "row 1 has no number"), (["q1\t7\t-1"], "-1 is no gain")])
 def test_judgements_that_cannot_be(folder, rows, says):
     judge(folder, *rows)
-    if not says: assert read_beir(folder).qrels == {}; return
     with pytest.raises(InputError, match=says): read_beir(folder)
 
 
