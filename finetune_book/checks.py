@@ -24,7 +24,7 @@ def shorten(text, width=60):
     return line if len(line) <= width and len(str(text)) <= 4 * width else line[:width - 1] + "…"
 
 def shorten_path(path, width=60):
-    "A path on one line, at most `width` characters long: what is left out are its first parts, and of a long name its middle."
+    "A path on one line, at most `width` characters long: without its first parts, or the middle of a long name."
     line = shorten(path, 4 * len(str(path)))
     if len(line) <= width: return line
     name = line.rpartition("/")[2]

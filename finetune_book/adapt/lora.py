@@ -20,7 +20,8 @@ from torch.func import functional_call
 from . import Method, method
 from .files import Adapter, scale_of
 from .freeze import freeze_all_but, param_groups, weights_hash
-from ..checks import InputError, check_flag, check_real, check_whole, did_you_mean, listed, shorten, shorten_path
+from ..checks import (InputError, check_flag, check_real, check_whole, did_you_mean, listed, shorten,
+                                  shorten_path)
 from ..tasks.heads import head_of
 
 # %% ../../nbs/6_adapting/62_lora.ipynb #n2dc1508

@@ -87,8 +87,8 @@ def cached_snapshot(base):
     from huggingface_hub.errors import HFValidationError
     try: found = try_to_load_from_cache(base, "config.json")
     except HFValidationError:
-        raise InputError(f"base {shorten_path(base)!r}: no such folder, and not a name that the Hugging Face hub could have"
-                         f"{base_hint(base)}") from None
+        raise InputError(f"base {shorten_path(base)!r}: no such folder, and not a name that the Hugging Face hub could "
+                         f"have{base_hint(base)}") from None
     return Path(found).parent if isinstance(found, str) else None
 
 def base_hint(base):

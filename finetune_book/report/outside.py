@@ -90,7 +90,8 @@ def wrong(self: Outside, known):
     "Test questions of a kind for which a way does the wrong thing, refuse or answer: Ways of 0 and 1, less is better."
     kind = self.test.known.to_numpy() == known
     def slips(way, seed, scores): return ((scores[kind] > self.threshold(way, seed)) != known).astype(float)
-    scores = {way: {seed: slips(way, seed, both[1]) for seed, both in found.items()} for way, found in self.best.items()}
+    scores = {way: {seed: slips(way, seed, both[1]) for seed, both in found.items()}
+              for way, found in self.best.items()}
     told = ("wrongly refused", "test questions with a document") if known else \
            ("wrongly answered", "test questions without a document")
     return Ways(scores, (), *told, None if self.groups is None else self.groups[kind], self.seed)
@@ -125,12 +126,14 @@ def table(self: Outside):
 def sentences(self: Outside):
     "The model against each other way, by both rates, from `compare`; a dict."
     both = [self.wrong(known) for known in (False, True)]
-    return {f"{way}, {rate.measure}": rate.against(way).sentence for way in self.best if way != self.model for rate in both}
+    others = [way for way in self.best if way != self.model]
+    return {f"{way}, {rate.measure}": rate.against(way).sentence for way in others for rate in both}
 
 # %% ../../nbs/library/report_outside.ipynb #neb4ca17
 def with_interval(table, name):
     "A column of numbers and its interval as texts."
-    return [f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, low, high in table[[name, f"{name}, low", f"{name}, high"]].values]
+    numbers = table[[name, f"{name}, low", f"{name}, high"]].values
+    return [f"{v:.3f} [{low:.3f}, {high:.3f}]" for v, low, high in numbers]
 
 # %% ../../nbs/library/report_outside.ipynb #n571e991
 @patch
@@ -141,7 +144,8 @@ def show(self: Outside):
     kept = [name for name in table if ", " not in name]
     counts = self.test.known.value_counts()
     show_table(pd.DataFrame({name: with_interval(table, name) for name in kept}, index=table.index),
-               caption=f"Wrong answers to {counts[False]} test questions without a document, refusals of {counts[True]} with one")
+               caption=f"Wrong answers to {counts[False]} test questions without a document, "
+                       f"refusals of {counts[True]} with one")
     say("With 95% intervals. In the pictures the dashed line is the threshold.")
     fig, panels = plt.subplots(1, len(self.best), figsize=(3.3 * len(self.best), 2.9))
     over = []
@@ -176,7 +180,8 @@ def show_highest(self: Outside, found, most=8):
     rows = {"question": self.test.text.iloc[others[order]], "found first": [shorten(found[i], 160) for i in order],
             "score": scores[others[order]].round(3), "answered": np.where(scores[others[order]] > cut, "yes", "no"),
             "of those with one below it": [f"{share:.0%}" for share in below]}
-    show_table(pd.DataFrame(rows), caption=f"Questions without a document that score highest by {self.model}", index=False)
+    show_table(pd.DataFrame(rows), index=False,
+               caption=f"Questions without a document that score highest by {self.model}")
 
 @patch
 def wary(self: Outside, table):
@@ -184,6 +189,6 @@ def wary(self: Outside, table):
     r, n = table.loc[self.model], self.test.known.value_counts()
     groups = "" if self.groups is None else f" in {len(set(self.groups[~self.test.known]))} groups"
     told = (f"of {n[False]}{groups} {r['wrongly answered']:.0%} [{r['wrongly answered, low']:.0%}, "
-            f"{r['wrongly answered, high']:.0%}] get an answer at a threshold that refuses {r['wrongly refused']:.0%} of "
-            f"the others; their scores are told apart with an AUROC of {r.AUROC:.2f}")
+            f"{r['wrongly answered, high']:.0%}] get an answer at a threshold that refuses {r['wrongly refused']:.0%} "
+            f"of the others; their scores are told apart with an AUROC of {r.AUROC:.2f}")
     return {"questions without a document": told}

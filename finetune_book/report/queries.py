@@ -144,7 +144,9 @@ def read_desk(data, group=None, seed=0):
     splits, given = three_parts(frames, seed)
     answered, outside = (of_kind(splits, known) for known in (True, False))
     for part, frame in answered.items():
-        if not len(frame): raise InputError(f"{data}: no document answers any of the {len(splits[part])} {part} questions")
+        if len(frame): continue
+        raise InputError(f"{data}: no document answers any of the {len(splits[part])} {part} questions; their "
+                         "judgements are all 0")
     return Desk(found[0][1].docs, answered, qrels, given, outside, found[0][3])
 
 # %% ../../nbs/library/report_queries.ipynb #nd25026c

@@ -296,7 +296,7 @@ def read_found(answerer, questions, passages, ids):
     return read
 
 def best_read(read):
-    "Of each list of Answered the one with the highest log-odds, the first of equals; of an empty one \"I do not know\"."
+    "Of each list of Answered that with the highest log-odds, the first of equals; of an empty one \"I do not know\"."
     return [max(found, key=lambda a: a.score) if found else Answered("", -np.inf, "", None) for found in read]
 
 # %% ../../nbs/library/text_answerer.ipynb #nc38be2b
