@@ -163,6 +163,7 @@ def places(self: ReadFirst, way, seed):
 def told(self: ReadFirst, way, seed):
     "The same in sentences."
     n = self.places(way, seed)
+    if not n["given"] + n["taken away"]: return "At its threshold it says \"I do not know\" to every question."
     def share(part, whole): return f"{n[part]} of {n[whole]} ({n[part] / max(1, n[whole]):.0%})"
     told = [f"Of the answers given, {share('from another passage', 'given')} stand in another passage than the one "
             "that the question was asked about."]

@@ -38,7 +38,7 @@ def test_the_page_begins_with_the_answer_and_escapes_what_it_shows(file, tiny_ba
     assert "alert(" in page and "<script>alert" not in page and "<i>days</i>" not in page and "<b>bad</b>" not in page
     found = run["metrics"]["found"]
     assert list(found) == ["silence", "sentence by words, passage found", "fine-tuned, passage given", "fine-tuned, first found", "fine-tuned, passage found"] and found["fine-tuned, passage given"]["F1"] == answer["score"]["value"]
-    assert "With its own passage taken away" in page and f"{found['fine-tuned, passage found']['F1']:.3f} [" in answer["wary"]["the passage was given"] and run["metrics"]["places"]["known"] + run["metrics"]["places"]["without an answer"] == answer["score"]["n"]
+    assert ("With its own passage taken away" in page or "to every question." in page) and f"{found['fine-tuned, passage found']['F1']:.3f} [" in answer["wary"]["the passage was given"] and run["metrics"]["places"]["known"] + run["metrics"]["places"]["without an answer"] == answer["score"]["n"]
     assert set(run["metrics"]["recall"]) == {"words", "vectors", "both"} and "of the best spans stand in the right passage" in first
     assert "parts from no answer" in page and run["metrics"]["skills"]["fine-tuned"].keys() >= {"F1, all answered", "parts from no answer"}
 

@@ -62,7 +62,7 @@ def test_answers_from_another_passage_are_counted_and_told():
 
 def test_nothing_found_is_i_do_not_know():
     first = made([], [], ids=[[None, None], [None, None]])
-    assert first.said("w", 0) == ["", ""] and first.places("w", 0)["given"] == 0 and first.skills("w", 0)["parts from no answer"] == .5
+    assert first.said("w", 0) == ["", ""] and first.places("w", 0)["given"] == 0 and first.skills("w", 0)["parts from no answer"] == .5 and first.told("w", 0) == 'At its threshold it says "I do not know" to every question.'
 
 
 def test_the_floor_reads_what_was_found():
