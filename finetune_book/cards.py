@@ -10,7 +10,7 @@ import json
 import re
 from pathlib import Path
 
-from .checks import shorten
+from .checks import shorten_path
 
 # %% ../nbs/library/cards.ipynb #na57dc0b
 CARD = """---
@@ -71,7 +71,7 @@ def model_card(estimator, base, task, told, n_train, kept, settings, example="",
     transformers : bool, whether transformers opens the folder
     """
     from finetune_book import __version__
-    title = "Trained from random weights" if str(base) == "scratch" else f"Fine-tuned from {shorten(base, 80)}"
+    title = "Trained from random weights" if str(base) == "scratch" else f"Fine-tuned from {shorten_path(base, 80)}"
     *before, expression = example.split("\n")
     ours = "\n".join([*before, f'print({estimator}.load(".").predict({expression}))'])
     return CARD.format(head=head_of_card(base, task, transformers), title=title, told=told, n_train=n_train,

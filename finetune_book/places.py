@@ -69,6 +69,13 @@ def replace_text(path, text):
         os.unlink(part)
         raise
 
+def sync_folder(folder):
+    "Make a rename in `folder` last; Windows has no such call and needs none."
+    if os.name != "posix": return
+    handle = os.open(folder, os.O_RDONLY)
+    try: os.fsync(handle)
+    finally: os.close(handle)
+
 # %% ../nbs/library/places.ipynb #n1c3de78
 @contextmanager
 def home_folder():

@@ -157,7 +157,7 @@ def exchange(folder, staging, aside, name, moved):
 
 def put_in_place(folder, staging, ours):
     "Exchange the files `ours` of a folder for those in `staging`; the settings come last."
-    from finetune_book.train.callbacks import sync_folder
+    from finetune_book.places import sync_folder
     new, aside, moved = files_below(staging), staging / ".aside", []
     refuse_foreign_files(folder, new, {**ours, SETTINGS: None})
     for name in new: sync_folder(staging / name)

@@ -2,12 +2,13 @@
 import subprocess
 import sys
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from finetune_book.checks import (InputError, check_choice, check_flag, check_real, check_seed, check_whole, did_you_mean,
-                                  listed, shorten)
+                                  listed, shorten, shorten_path)
 
 
 @pytest.mark.parametrize("value", [3, np.int64(3), np.uint8(3), np.int16(3)])
@@ -75,6 +76,18 @@ def test_errors_are_one_short_line():
     for e in (shorten(long), listed([long] * 30), did_you_mean(long, ["x"])): assert "\n" not in e and "\x1b" not in e
     with pytest.raises(InputError) as e: check_choice("name", long, ["x"])
     assert len(str(e.value)) < 150 and "\n" not in str(e.value)
+
+
+@pytest.mark.parametrize("path, seen", [
+    ("model", "model"), ("/data/" + "long/" * 20 + "deep/modle", "…/long/long/long/long/long/long/long/long/long/deep/modle"), ("/x/" + "a" * 60 + "z", "a" * 29 + "…" + "a" * 29 + "z"),
+    ("/home/" + "b" * 57, "…/" + "b" * 57), (Path("/very/" * 30 + "end"), "…/very/very/very/very/very/very/very/very/very/very/very/end"), ("a\nb/\x1bc", "a b/ c")])
+def test_a_long_path_keeps_its_end(path, seen):
+    assert shorten_path(path) == seen and len(seen) <= 60 and shorten_path(path, 200).endswith(str(path).split("/")[-1].replace("\x1b", " "))
+
+
+def test_a_wrong_name_at_the_end_of_a_long_path_is_seen(tmp_path):
+    from finetune_book.data.hub import resolve_base
+    with pytest.raises(InputError, match=r"^base '….*/modle': no such folder$"): resolve_base(tmp_path / ("deep" * 20) / "modle")
 
 
 def test_import_is_light():

@@ -20,7 +20,8 @@ from torch.func import functional_call
 from . import Method, method
 from .files import Adapter, scale_of
 from .freeze import freeze_all_but, param_groups, weights_hash
-from ..checks import InputError, check_flag, check_real, check_whole, did_you_mean, listed, shorten
+from ..checks import (InputError, check_flag, check_real, check_whole, did_you_mean, listed, shorten,
+                                  shorten_path)
 from ..tasks.heads import head_of
 
 # %% ../../nbs/6_adapting/62_lora.ipynb #n2dc1508
@@ -228,7 +229,7 @@ def adapter_of(model, base=""):
 def refuse_other_body(model, adapter):
     "InputError for an adapter that was trained on other weights than a model has."
     if adapter.body and adapter.body != hash_of_body(model, adapter.whole):
-        raise InputError(f"this adapter was trained on another base ({shorten(adapter.base) or 'unnamed'}, other "
+        raise InputError(f"this adapter was trained on another base ({shorten_path(adapter.base) or 'unnamed'}, other "
                          "weights): on this one it would be noise; give the base that it was trained on")
 
 def refuse_shapes(name, there, given):

@@ -19,9 +19,9 @@ AsName = Annotated[str | None, typer.Option("--name", help="Publish under anothe
 # %% ../../nbs/library/commands_options.ipynb #nb8eddf4
 def sound_name(path):
     "`path`, or InputError where its name is not UTF-8: it would stand in a page, a record and on the screen."
-    from finetune_book.checks import InputError, is_encodable, shorten
+    from finetune_book.checks import InputError, is_encodable, shorten_path
     if path is None or is_encodable(str(path)): return path
-    raise InputError(f"--out {shorten(path)!r}: the name is not UTF-8; choose another")
+    raise InputError(f"--out {shorten_path(path)!r}: the name is not UTF-8; choose another")
 
 def out_option(words): return typer.Option("-o", "--out", help=words, callback=sound_name)
 def timeout_option(what): return typer.Option(min=1, metavar="SECONDS", help=f"Stop {what} after so long.")

@@ -30,7 +30,7 @@ from ..finetuner import forward_all
 from ..places import cache_folder
 from ..saving import as_folder
 from ..tasks.heads import head_of
-from ..train.callbacks import sync_folder
+from ..places import sync_folder
 
 # %% ../../nbs/8_world/84_cache.ipynb #nc036ad7
 def digest(*parts):

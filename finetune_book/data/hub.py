@@ -9,7 +9,7 @@ __all__ = ['check_base_dir', 'cached_snapshot', 'base_hint', 'resolve_base']
 import os
 from pathlib import Path
 
-from ..checks import InputError, did_you_mean, listed, shorten
+from ..checks import InputError, did_you_mean, listed, shorten, shorten_path
 from .hub_door import hub_answers, offline_by_choice
 from .packed import WEIGHTS, read_json, unpacked
 from .tables import carried, carried_names
@@ -87,8 +87,8 @@ def cached_snapshot(base):
     from huggingface_hub.errors import HFValidationError
     try: found = try_to_load_from_cache(base, "config.json")
     except HFValidationError:
-        raise InputError(f"base {shorten(base)!r}: no such folder, and not a name that the Hugging Face hub could have"
-                         f"{base_hint(base)}") from None
+        raise InputError(f"base {shorten_path(base)!r}: no such folder, and not a name that the Hugging Face hub could "
+                         f"have{base_hint(base)}") from None
     return Path(found).parent if isinstance(found, str) else None
 
 def base_hint(base):
@@ -141,7 +141,7 @@ def resolve_base(base):
         raise InputError(f"{base}: is a file; give the folder that holds it, with config.json, {WEIGHTS} "
                          "and the tokenizer's files")
     if isinstance(base, os.PathLike) or str(base).startswith((".", "/", "~", "\\")):
-        raise InputError(f"base {shorten(base)!r}: no such folder")
+        raise InputError(f"base {shorten_path(base)!r}: no such folder")
     return from_hub(base)
 
 # %% ../../nbs/library/hub.ipynb #c059

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from ..checks import InputError, check_whole, has_order, listed, shorten
+from ..checks import InputError, check_whole, has_order, listed, shorten, shorten_path
 
 # %% ../../nbs/2_data/24_images.ipynb #c005
 def sheet_titles(titles, n):
@@ -91,7 +91,7 @@ def check_file(path):
     except (OSError, ValueError) as e:
         why = f"cannot be read ({getattr(e, 'strerror', None) or e})"
         if isinstance(e, FileNotFoundError): why = "no such file"
-        raise InputError(f"{shorten(path, 200)}: {why}; correct the path") from None
+        raise InputError(f"{shorten_path(path, 200)}: {why}; correct the path") from None
     if stat.S_ISDIR(info.st_mode): raise InputError(f"{path}: a folder where a picture was expected; give the file")
     if not stat.S_ISREG(info.st_mode):
         raise InputError(f"{path}: not a regular file but a pipe or device; give a picture file")
@@ -285,7 +285,7 @@ def room_for(n, size):
 def as_list(X):
     "What was given as many pictures, as a list; InputError when it is one path, a table, or nothing."
     if isinstance(X, (str, os.PathLike)):
-        raise InputError(f"{shorten(X, 200)}: one path where many pictures were expected; "
+        raise InputError(f"{shorten_path(X, 200)}: one path where many pictures were expected; "
                          "list its pictures with read_picture_table first")
     if getattr(X, "ndim", 1) == 2:
         raise InputError(f"a table of shape {tuple(X.shape)} where pictures were expected; give its column of paths")

@@ -23,6 +23,23 @@ class Retrieval(NamedTuple):
     qrels: dict
 
 # %% ../../nbs/library/data_retrieval.ipynb #n6d461ba
+def check_judged(qrels, queries, docs):
+    "InputError for judgements of what is not there, and a gain that is no number of at least 0."
+    queries, docs = set(queries), set(docs)
+    lost = [q for q in qrels if q not in queries]
+    if lost: raise InputError(f"qrels name unknown queries: {listed(lost, 4)}")
+    for q, judged in qrels.items():
+        if lost := [d for d in judged if d not in docs]:
+            raise InputError(f"qrels of query {shorten(q)} name unknown documents: {listed(lost, 4)}")
+        for d, gain in judged.items(): check_gain(q, d, gain)
+
+def check_gain(q, d, gain):
+    "InputError unless a gain is a finite number of at least 0."
+    if isinstance(gain, (int, float, np.number)) and np.isfinite(gain) and gain >= 0: return
+    raise InputError(f"qrels of query {shorten(q)}, document {shorten(d)}: {shorten(repr(gain))} is no gain; "
+                     "give a number of at least 0")
+
+# %% ../../nbs/library/data_retrieval.ipynb #ndadfa36
 def check_qrels(qrels, queries, docs):
     """The judgements, checked: dict from query id to dict from document id to gain, each query with a gain above 0.
 
@@ -34,23 +51,11 @@ def check_qrels(qrels, queries, docs):
     ------
     InputError for an unknown id, a gain that is no number of at least 0, and a query without a relevant document.
     """
-    queries, docs = set(queries), set(docs)
-    lost = [q for q in qrels if q not in queries]
-    if lost: raise InputError(f"qrels name unknown queries: {listed(lost, 4)}")
+    check_judged(qrels, queries, docs)
     for q, judged in qrels.items():
-        if lost := [d for d in judged if d not in docs]:
-            raise InputError(f"qrels of query {shorten(q)} name unknown documents: {listed(lost, 4)}")
-        for d, gain in judged.items(): check_gain(q, d, gain)
-        if not any(gain > 0 for gain in judged.values()):
-            raise InputError(f"qrels of query {shorten(q)}: nothing is relevant, so there is nothing to find; drop it")
+        if any(gain > 0 for gain in judged.values()): continue
+        raise InputError(f"qrels of query {shorten(q)}: nothing is relevant, so there is nothing to find; drop it")
     return qrels
-
-# %% ../../nbs/library/data_retrieval.ipynb #ndadfa36
-def check_gain(q, d, gain):
-    "InputError unless a gain is a finite number of at least 0."
-    if isinstance(gain, (int, float, np.number)) and np.isfinite(gain) and gain >= 0: return
-    raise InputError(f"qrels of query {shorten(q)}, document {shorten(d)}: {shorten(repr(gain))} is no gain; "
-                     "give a number of at least 0")
 
 # %% ../../nbs/library/data_retrieval.ipynb #neb71618
 def one_file(folder, stem):
@@ -92,12 +97,23 @@ def gains_by_query(path):
     return found
 
 # %% ../../nbs/library/data_retrieval.ipynb #ndd18949
-def read_beir(folder, split="test"):
+def beir_texts(folder): return tuple(texts_by_id(one_file(folder, stem)) for stem in ("corpus", "queries"))
+
+def judged_apart(folder, split, docs, queries):
+    "qrels of a split: of the queries that some document answers, and of those whose judgements are all 0."
+    judged = gains_by_query(one_file(folder / "qrels", split))
+    check_judged(judged, queries, docs)
+    answered = {q: gains for q, gains in judged.items() if max(gains.values()) > 0}
+    return answered, {q: gains for q, gains in judged.items() if q not in answered}
+
+# %% ../../nbs/library/data_retrieval.ipynb #n39a26fe
+def read_beir(folder, split="test", answered=True):
     """The retrieval task in a BEIR or MTEB folder; queries that `split` does not judge are left out.
 
     Parameters
     ----------
     folder : path with corpus.jsonl, queries.jsonl and qrels/<split>.tsv; split : str
+    answered : True for the queries that some document answers, False for those whose judgements are all 0
 
     Returns
     -------
@@ -105,13 +121,11 @@ def read_beir(folder, split="test"):
 
     Raises
     ------
-    InputError for a missing file or column, an id with two texts, and qrels of unknown ids.
+    InputError for a missing file or column, an id with two texts, qrels of unknown ids, and gains below 0.
     """
     folder = Path(folder)
-    docs, queries = texts_by_id(one_file(folder, "corpus")), texts_by_id(one_file(folder, "queries"))
-    judged = gains_by_query(one_file(folder / "qrels", split))
-    qrels = {q: gains for q, gains in judged.items() if any(gain > 0 for gain in gains.values())}
-    check_qrels(qrels, queries, docs)
+    docs, queries = beir_texts(folder)
+    qrels = judged_apart(folder, split, docs, queries)[not answered]
     return Retrieval(docs, {q: queries[q] for q in qrels}, qrels)
 
 # %% ../../nbs/library/data_retrieval.ipynb #n5131949
@@ -147,11 +161,14 @@ PAIR_COLUMNS = (("sentence1", "sentence2"), ("question1", "question2"), ("text1"
 SCORE_COLUMNS = ("score", "is_duplicate", "similarity_score", "label")
 
 # %% ../../nbs/library/data_retrieval.ipynb #n0250aa8
-def read_help_desk(split="test"):
-    "The carried `help_desk` as a Retrieval: articles, questions of a split that an article answers, and which."
+def read_help_desk(split="test", answered=True):
+    """The carried `help_desk` as a Retrieval: articles, questions of a split that an article answers, and which.
+
+    With answered=False the questions are those that no article answers, and nothing is relevant to them.
+    """
     folder = carried("help_desk")
     articles, asked = load_frame(folder / "articles.csv"), load_frame(folder / f"{split}.csv")
-    asked = asked[asked["article"] != ""]
+    asked = asked[(asked["article"] != "") == answered]
     docs = {id: f"{title}. {text}" for id, title, text in articles.itertuples(index=False)}
-    qrels = {q: {d: 1} for q, d in zip(asked["id"], asked["article"])}
+    qrels = {q: {d: 1} if answered else {} for q, d in zip(asked["id"], asked["article"])}
     return Retrieval(docs, dict(zip(asked["id"], asked["text"])), qrels)

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 import finetune_book
-from ..checks import InputError, check_choice, did_you_mean, is_encodable, listed, shorten
+from ..checks import InputError, check_choice, did_you_mean, is_encodable, listed, shorten, shorten_path
 from .archives import gunzipped, unzipped
 from .hub_data import hub_tables, is_saved
 from .sheets import read_sheet
@@ -413,7 +413,7 @@ def find_path(path):
         if not path.exists(): file, _ = file_and_sheet(path)
         there = file.exists()
     except (OSError, ValueError) as e:
-        raise InputError(f"{shorten(path)}: not a path ({getattr(e, 'strerror', None) or e})") from None
+        raise InputError(f"{shorten_path(path)}: not a path ({getattr(e, 'strerror', None) or e})") from None
     if not there: refuse_missing(path)
     if not file.is_file() and not file.is_dir():
         raise InputError(f"{path}: not a regular file; give a table file or a folder")

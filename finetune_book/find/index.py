@@ -17,7 +17,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from ..checks import InputError
-from ..places import replace_text
+from ..places import replace_text, sync_folder
 from ..saving import as_folder
 
 # %% ../../nbs/library/find_index.ipynb #nf05a4b7
@@ -142,7 +142,6 @@ def write_index(folder, values, settings, seen=None):
     ------
     InputError if the folder cannot be written, or another program has changed what was seen.
     """
-    from finetune_book.train.callbacks import sync_folder
     folder = as_folder(folder)
     with writing(folder):
         refuse_changed(folder, seen)

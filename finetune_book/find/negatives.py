@@ -9,7 +9,7 @@ __all__ = ['near_wrong', 'wrong_pairs']
 import numpy as np
 
 from ..checks import InputError, check_whole
-from .reader import first_of, lots_of
+from .ranked import first_of, lots_of
 
 # %% ../../nbs/library/find_negatives.ipynb #n9ffb9e6
 def near_wrong(searcher, texts, labels, k=5):

@@ -15,10 +15,10 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.utils.validation import check_is_fitted
 
-from ..checks import InputError, check_whole, listed, shorten
+from ..checks import InputError, check_whole, listed, shorten, shorten_path
 from .bm25 import BM25
 from .index import read_index, write_index
-from .reader import Reader, cosines, first_of, lots_of, reader_hash, reader_of, tell_of_cut
+from .ranked import cosines, first_of, lots_of
 from ..text.tokens import check_texts
 
 # %% ../../nbs/library/find_searcher.ipynb #n964f35c
@@ -105,12 +105,13 @@ def _begin(self: Searcher):
 def _read(self: Searcher, texts):
     "Unit vectors of the windows of texts, and their counts; InputError if the base did not make the index."
     if self._reader is None:
+        from finetune_book.find.reader import reader_hash, reader_of       # torch, which words alone do not need
         if self.base is None: raise InputError("base=None: this index was made by an estimator; give it as base")
         reader = reader_of(self.base, self.max_length, self.device, self.cache)
         refuse_words_of_pictures(reader, self.words)
         found = reader_hash(reader)
         if self.made_by_ not in (None, found):
-            raise InputError(f"base={shorten(repr(self.base))}: the index was made by another base (hash "
+            raise InputError(f"base={shorten_path(repr(self.base))}: the index was made by another base (hash "
                              f"{self.made_by_[:8]}, not {found[:8]}); give that one, or build the index again")
         self._reader, self.made_by_ = reader, found
     return self._reader.windows(texts)
@@ -143,6 +144,7 @@ def add(self: Searcher, docs, ids=None):
     if not new: return self
     texts, vectors, counts = list(new.values()), None, np.ones(len(new), dtype=int)
     if self.words is not True:
+        from finetune_book.find.reader import tell_of_cut
         vectors, counts = self._read(texts)
         tell_of_cut(self._reader, texts, counts)
         if self.vectors_ is not None: vectors = np.concatenate([self.vectors_, vectors])
@@ -200,7 +202,7 @@ def search(self: Searcher, queries, k=10):
     """
     check_is_fitted(self)
     check_whole("k", k, 1)
-    queries = check_queries(queries)
+    queries = check_texts(queries, "query", "queries")
     if not len(self): raise InputError("there are no documents to search; add some")
     names = np.array([*self.ids_, None], dtype=object)
     at_once = max(1, AT_ONCE // int(self.windows_.sum()))
@@ -210,12 +212,6 @@ def search(self: Searcher, queries, k=10):
 
 # %% ../../nbs/library/find_searcher.ipynb #nfc56113
 AT_ONCE = 8_000_000  # scores held at once: 64 MB
-
-def check_queries(queries):
-    "The queries as a list of str; what is wrong is said of queries, not of texts."
-    try: return check_texts(queries)
-    except InputError as e:
-        raise InputError(str(e).replace("no texts", "no queries").replace("text ", "query ", 1)) from None
 
 def of_best(scores, asked, docs):
     "Scores of windows, (a, m), as those of texts, (q, n): of the windows of both the best; how many each text has."
@@ -239,7 +235,7 @@ def of_parts(values, n, k1, b):
 
 def kept_base(base):
     "A base as a list on disk can name it: its name, or the whole path of a folder; None for an estimator or Reader."
-    if isinstance(base, Reader) or hasattr(base, "get_params") or base is None: return None
+    if not isinstance(base, (str, Path)): return None
     return str(Path(base).resolve()) if Path(base).is_dir() else str(base)
 
 # %% ../../nbs/library/find_searcher.ipynb #n3c9e3b2

@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from ..checks import InputError, listed
-from ..data.retrieval import one_file, read_beir, read_help_desk
+from ..data.retrieval import Retrieval, beir_texts, judged_apart, one_file, read_help_desk
 from ..data.splits import complete_splits
 from ..data.suits import suits
 from ..data.tables import carried, find_source, load_frame, pick_column
-from ..find.reader import lots_of
+from ..find.ranked import lots_of
 from ..judge.ranking import ndcg_at, recall_at, reciprocal_rank
 from ..text.matcher import groups_of_pairs
 
@@ -60,11 +60,15 @@ class Desk:
     ----------
     docs : dict of id to text; qrels : dict of question id to {document id: gain}
     splits : dict of train, validation, test to DataFrame of id, text and perhaps group; given : those that were there
+    outside : the same of the questions that no document answers
+    unjudged : int, questions that no part judges, which are left out
     """
     docs: dict
     splits: dict
     qrels: dict
     given: list
+    outside: dict
+    unjudged: int
 
 # %% ../../nbs/library/report_queries.ipynb #n25bdd06
 def frame_of_queries(found, table, group, where):
@@ -75,11 +79,17 @@ def frame_of_queries(found, table, group, where):
     by_id = dict(zip(map(str, pick_column(table, name, where)), pick_column(table, group, where)))
     return frame.assign(group=[str(by_id[q]) for q in frame.id])
 
+def both_kinds(answered, others, table, group, where):
+    "The frames of two Retrievals as one; `known` says which questions a document answers."
+    frames = (frame_of_queries(found, table, group, where) for found in (answered, others))
+    return pd.concat([frame.assign(known=known) for frame, known in zip(frames, (True, False))], ignore_index=True)
+
 def carried_desk(folder, group):
-    "The parts of the carried help_desk: (Retrieval, frame) of each."
+    "The parts of the carried help_desk: (Retrieval, frame) of each; and 0, for every question is judged."
     for part in PARTS:
         found, file = read_help_desk(part), folder / f"{part}.csv"
-        yield part, found, frame_of_queries(found, load_frame(file), group, file)
+        frame = both_kinds(found, read_help_desk(part, answered=False), load_frame(file), group, file)
+        yield part, found, frame, 0
 
 def judged_parts(folder):
     "Name of each part to the name of its file of judgements."
@@ -92,13 +102,20 @@ def judged_parts(folder):
 
 # %% ../../nbs/library/report_queries.ipynb #n4cc98cb
 def beir_desk(folder, group):
-    "The same of a folder in BEIR's format."
+    "The same of a folder in BEIR's format, and how many questions no part judges."
     if not folder.is_dir(): raise InputError(f"{folder}: is no folder; give one in BEIR's format, or help_desk")
-    judged = judged_parts(folder)
+    names = judged_parts(folder)
+    docs, queries = beir_texts(folder)
     table = load_frame(one_file(folder, "queries")) if group else None
-    for part, name in judged.items():
-        found = read_beir(folder, name)
-        yield part, found, frame_of_queries(found, table, group, folder)
+    judged = {part: judged_apart(folder, name, docs, queries) for part, name in names.items()}
+    unjudged = len(queries.keys() - {q for both in judged.values() for qrels in both for q in qrels})
+    for part, both in judged.items():
+        kinds = [Retrieval(docs, {q: queries[q] for q in qrels}, qrels) for qrels in both]
+        yield part, kinds[0], both_kinds(*kinds, table, group, folder), unjudged
+
+def of_kind(splits, known):
+    "Of each part the questions of one kind."
+    return {part: f[f.known == known].drop(columns="known").reset_index(drop=True) for part, f in splits.items()}
 
 # %% ../../nbs/library/report_queries.ipynb #n6e8c3b2
 def read_desk(data, group=None, seed=0):
@@ -112,19 +129,25 @@ def read_desk(data, group=None, seed=0):
 
     Raises
     ------
-    InputError for a source that is none, or a question that two parts judge.
+    InputError for a source that is none, a question that two parts judge, or a part without a question that a document
+    answers.
     """
     folder, group = find_source(data), group or suits(data, group=None)["group"]
     read = carried_desk if folder == carried("help_desk") else beir_desk
     found = list(read(folder, group))
     qrels, frames = {}, {}
-    for part, retrieval, frame in found:
-        if twice := [q for q in retrieval.qrels if q in qrels]:
+    for part, retrieval, frame, _ in found:
+        if twice := list(frame.id[frame.id.isin([q for f in frames.values() for q in f.id])]):
             raise InputError(f"{data}: {part} judges questions of another part, too: {listed(twice, 4)}")
         qrels |= retrieval.qrels
         frames[part] = frame
     splits, given = three_parts(frames, seed)
-    return Desk(found[0][1].docs, splits, qrels, given)
+    answered, outside = (of_kind(splits, known) for known in (True, False))
+    for part, frame in answered.items():
+        if len(frame): continue
+        raise InputError(f"{data}: no document answers any of the {len(splits[part])} {part} questions; their "
+                         "judgements are all 0")
+    return Desk(found[0][1].docs, answered, qrels, given, outside, found[0][3])
 
 # %% ../../nbs/library/report_queries.ipynb #nd25026c
 def fewer(frame, most, seed):

@@ -17,7 +17,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..checks import (InputError, check_flag, check_seed, check_whole, has_order, is_encodable, listed,
-                                  shorten)
+                                  shorten, shorten_path)
 from ..data.hub import resolve_base
 from ..finetuner import FineTuner, pair_of, pick_device, store
 from ..rows import logits_of
@@ -70,7 +70,7 @@ def refuse_base(base):
     "InputError for a base that is no decoder of lesson 44 (gpt)."
     with opening(f"base {str(base)!r}"): kind = check_model_type(resolve_base(base))
     if kind not in FAMILIES:
-        raise InputError(f"base {shorten(str(base))!r}: is a {kind}; TextGenerator writes with {listed(FAMILIES)}")
+        raise InputError(f"base {shorten_path(base)!r}: is a {kind}; TextGenerator writes with {listed(FAMILIES)}")
 
 def first_token(tokenizer):
     "What a text begins from."

@@ -8,7 +8,7 @@ __all__ = ['read_synonyms']
 # %% ../../nbs/library/text_thesaurus.ipynb #n2cffb90
 from functools import cache
 
-from ..checks import InputError, check_path, shorten
+from ..checks import InputError, check_path, shorten, shorten_path
 from ..data.tables import as_texts, carried, decode_utf8, load_frame, read_bytes
 
 # %% ../../nbs/library/text_thesaurus.ipynb #n48162c2
@@ -110,7 +110,7 @@ def read_synonyms(source="book"):
     path = check_path("synonyms", source).expanduser()
     if path.is_dir(): return pairs_of_wordnet(path)
     if not path.is_file():
-        raise InputError(f"synonyms={shorten(source)!r}: no such file or folder; 'book' is the carried list")
+        raise InputError(f"synonyms={shorten_path(source)!r}: no such file or folder; 'book' is the carried list")
     pairs = pairs_of_table(path)
     refuse_circle(pairs, path)
     return pairs

@@ -14,7 +14,6 @@ import unicodedata
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from ..checks import InputError, check_whole, has_order, is_encodable, shorten
 from ..data.tables import HALF
@@ -189,6 +188,7 @@ def pad_batch(rows, pad_id, width=0):
     ValueError if there are no rows or a row is empty.
     """
     if not len(rows): raise ValueError("no rows: a batch needs at least one")
+    import torch                          # seconds, for which who only reads or searches words need not wait
     lengths = torch.tensor([len(r) for r in rows])
     if not lengths.all(): raise ValueError(f"row {int(lengths.argmin())} is empty: attention over nothing is undefined")
     mask = (torch.arange(max(width, int(lengths.max()))) < lengths[:, None]).long()
@@ -258,35 +258,36 @@ def length_buckets(lengths, batch_size, seed=0, epoch=0, shuffle=True, pool=50):
     return [batches[i] for i in rng.permutation(len(batches))]
 
 # %% ../../nbs/4_models/41_tokens.ipynb #n4bb0f56
-def refuse_no_column(texts):
-    "InputError for what is no list, array or column of texts."
-    if isinstance(texts, (str, bytes)): raise InputError("texts is one string: put it in a list, [text]")
+def refuse_no_column(texts, many):
+    "InputError for what is no list, array or column of texts, which are called `many`."
+    if isinstance(texts, (str, bytes)): raise InputError(f"{many} is one string: put it in a list, [text]")
     if getattr(texts, "ndim", 1) != 1:
-        raise InputError(f"texts has shape {tuple(texts.shape)}: give one column of text, shape (n,)")
+        raise InputError(f"{many} has shape {tuple(texts.shape)}: give one column of text, shape (n,)")
     if not has_order(texts):
-        raise InputError(f"texts are {shorten(repr(texts), 40)}: give a list or an array of text, one per example")
+        raise InputError(f"{many} are {shorten(repr(texts), 40)}: give a list or an array of text, one per example")
 
 # %% ../../nbs/4_models/41_tokens.ipynb #c056b
-def check_texts(texts):
+def check_texts(texts, one="text", many="texts"):
     """The texts as a list of str.
 
     Parameters
     ----------
     texts : sequence of n str (list, tuple, 1-D array, pandas Series)
+    one, many : what an error calls them
 
     Raises
     ------
     InputError if it is a single string, a dict, a set or no sequence at all, has more than one dimension, is empty,
     or a row is no text, blank, or holds half a character.
     """
-    refuse_no_column(texts)
+    refuse_no_column(texts, many)
     texts = list(texts)
-    if not texts: raise InputError("no texts: at least one is needed")
+    if not texts: raise InputError(f"no {many}: at least one is needed")
     for i, text in enumerate(texts):
         if not isinstance(text, str):
-            raise InputError(f"text {i} is {text!r} of type {type(text).__name__}: every text must be a str")
-        if not text.strip(): raise InputError(f"text {i} is empty: drop the row or fill it")
-        if not is_encodable(text): raise InputError(f"text {i} holds {HALF}: read it again as UTF-8")
+            raise InputError(f"{one} {i} is {text!r} of type {type(text).__name__}: every {one} must be a str")
+        if not text.strip(): raise InputError(f"{one} {i} is empty: drop the row or fill it")
+        if not is_encodable(text): raise InputError(f"{one} {i} holds {HALF}: read it again as UTF-8")
     return texts
 
 # %% ../../nbs/4_models/41_tokens.ipynb #c058

@@ -18,6 +18,7 @@ import torch
 
 from ..checks import InputError, did_you_mean
 from ..checks import check_choice, check_real, check_whole
+from ..places import sync_folder
 from .trainer import Callback
 
 # %% ../../nbs/5_training/52_callbacks.ipynb #c011
@@ -132,13 +133,6 @@ def write_state(path, state):
 def first_line(error):
     "The first line of an error's message, or its name if it has none."
     return (str(error).splitlines() or [type(error).__name__])[0][:80]
-
-def sync_folder(folder):
-    "Make a rename in `folder` last; Windows has no such call and needs none."
-    if os.name != "posix": return
-    handle = os.open(folder, os.O_RDONLY)
-    try: os.fsync(handle)
-    finally: os.close(handle)
 
 # %% ../../nbs/5_training/52_callbacks.ipynb #c029
 def read_state(path):

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from ..checks import InputError, check_whole, listed, shorten
+from ..checks import InputError, check_whole, listed, shorten, shorten_path
 from ..data.tables import carried
 from ..data.packed import read_json
 from ..data.hub import resolve_base
@@ -188,7 +188,7 @@ def check_name(base):
         raise InputError(f"base={base!r}: must be 'scratch', a carried name, 'torchvision/resnet18', a file, a folder "
                          "or a Hugging Face id")
     name, there = str(base), os.path.exists(os.path.expanduser(base))
-    if name.lower().endswith(READABLE) and not there: raise InputError(f"base {shorten(name)!r}: no such file")
+    if name.lower().endswith(READABLE) and not there: raise InputError(f"base {shorten_path(name)!r}: no such file")
     if name.partition("@")[0] in PUBLISHED and not there:
         raise InputError(f"base {name!r}: torchvision's models are called 'torchvision/{name}'")
     return name

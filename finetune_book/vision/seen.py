@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..checks import InputError, shorten
+from ..checks import InputError, shorten_path
 from ..data.images import read_pictures
 from ..data.tables import carried
 
@@ -71,6 +71,6 @@ def warn_if_seen(base, X):
     known = int(were_seen(np.load(path, allow_pickle=False), pictures).sum())
     if known < max(2, len(pictures) / 4): return
     looked = f"({known} of {len(pictures)} looked at)"
-    said = (f"base {shorten(base)!r} has learned from these very pictures {looked}: a score on their collection "
+    said = (f"base {shorten_path(base)!r} has learned from these very pictures {looked}: a score on their collection "
             "flatters it and says little about other pictures; compare with base='scratch', or judge on other pictures")
     warnings.warn(said, UserWarning, stacklevel=5)

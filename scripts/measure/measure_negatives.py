@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from finetune_book.find.negatives import nearest_others, near_wrong
-from finetune_book.find.reader import cosines, reader_of
+from finetune_book.find.ranked import cosines
+from finetune_book.find.reader import reader_of
 from finetune_book.find.searcher import Searcher
 from finetune_book.judge.bootstrap import compare
 from finetune_book.tasks.match import InfoNCE, hard_batches, paired_batches, unit_rows

@@ -24,7 +24,8 @@ import pandas as pd
 from finetune_book import TextMatcher
 from finetune_book.data.tables import read_splits
 from finetune_book.find.index import read_index, write_index
-from finetune_book.find.reader import cosines, first_of, lots_of, reader_of
+from finetune_book.find.ranked import cosines, first_of, lots_of
+from finetune_book.find.reader import reader_of
 from finetune_book.find.searcher import Searcher, standardised
 from finetune_book.judge.bootstrap import compare
 from finetune_book.tasks.match import centred, crowding, hubness

@@ -23,12 +23,12 @@ def judge(folder, *rows): (folder / "qrels/test.tsv").write_text("query-id\tcorp
 def test_a_beir_folder(folder):
     docs, queries, qrels = read_beir(folder)
     assert docs == {"7": "Card. Lost.", "8": "卡 😀"} and queries == {"q1": "gone"} and qrels == {"q1": {"7": 2, "8": 0}}
+    assert read_beir(folder, answered=False) == (docs, {"q2": "ساعات"}, {"q2": {"8": 0}})
 
 
-@pytest.mark.parametrize("rows, says", [(["q1\t9\t1"], "unknown documents: 9"), (["q9\t7\t1"], "unknown queries: q9"), (["q1\t7\tyes"], "row 1 has no number"), (["q1\t7\t-1"], "")])
+@pytest.mark.parametrize("rows, says", [(["q1\t9\t1"], "unknown documents: 9"), (["q9\t7\t1"], "unknown queries: q9"), (["q1\t7\tyes"], "row 1 has no number"), (["q1\t7\t-1"], "-1 is no gain")])
 def test_judgements_that_cannot_be(folder, rows, says):
     judge(folder, *rows)
-    if not says: assert read_beir(folder).qrels == {}; return
     with pytest.raises(InputError, match=says): read_beir(folder)
 
 
@@ -68,5 +68,8 @@ def test_qrels_that_cannot_be(qrels, says):
 
 @pytest.mark.parametrize("split", ["train", "validation", "test"])
 def test_the_help_desk(split):
+    _, others, none = read_help_desk(split, answered=False)
+    assert len(others) > 10 and others.keys() == none.keys() and not any(none.values())
     docs, queries, qrels = read_help_desk(split)
+    assert not queries.keys() & others.keys()
     assert check_qrels(qrels, queries, docs) and queries.keys() == qrels.keys() and len(docs) == 24

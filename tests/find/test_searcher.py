@@ -1,9 +1,13 @@
 """Search over documents: the same answers however the index came about, nothing deleted found, no base but its own."""
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from finetune_book.checks import InputError
-from finetune_book.find.reader import cosines, first_of, reader_hash, reader_of
+from finetune_book.find.ranked import cosines, first_of
+from finetune_book.find.reader import reader_hash, reader_of
 from finetune_book.find.searcher import Searcher
 
 DOCS = {"lost": "pain in the chest", "b": "no fever", "c": "cough for two days", "d": "the head with pain", "e": "knee left", "f": "no cough", "卡": "我的卡丢了 😀"}
@@ -263,3 +267,9 @@ def test_features_kept_on_disk_give_the_same(tiny_base, tmp_path):
     kept = FeatureCache(tmp_path / "cache")
     one, two, plain = (Searcher(tiny_base, words=False, device="cpu", cache=c).fit(DOCS) for c in (kept, kept, None))
     assert np.array_equal(one.vectors_, two.vectors_) and np.array_equal(one.vectors_, plain.vectors_)
+
+
+def test_words_alone_need_no_torch():
+    code = ("import sys; from finetune_book.find.searcher import Searcher; found = Searcher(words=True).fit(['my card is lost', 'the parcel']).search(['card'], 1)[0]\n"
+            "print(found.tolist(), sorted({'torch', 'transformers', 'torchvision'} & set(sys.modules)))")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[[0]] []"

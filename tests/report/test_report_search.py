@@ -42,6 +42,7 @@ def test_the_page_begins_with_the_answer_and_escapes_what_it_shows(folder, tiny_
     assert ways["words (BM25)"]["recall@1"] > .6 and ways["most wanted"]["recall@1"] < .5 and answer["score"]["value"] == ways["fine-tuned"]["recall@1"]
     assert "alert(1)" in page and "<script>alert" not in page and "<i>p</i>" not in page and "<span>$</span>5" in page
     assert run["metrics"]["worse"]["worse"] + run["metrics"]["worse"]["better"] + run["metrics"]["worse"]["same"] == answer["score"]["n"]
+    assert "Not judged: this takes two questions without a document" in page and "outside" not in run["metrics"] and "questions without a document" not in answer["wary"]
     assert "test rows split off at random" in answer["data"] and run["data"]["documents"]["rows"] == 8
     assert answer["verdict"].split(":")[0] in publish_gallery(tmp_path / "out").read_text()
 
@@ -51,6 +52,9 @@ def test_the_carried_questions_and_several_trainings(tiny_base):
     answer = space["told"]["metrics"]["answer"]
     assert len(space["docs"]) == 20 and "20 documents of 24" in answer["data"] and "fewer documents" in answer["wary"]
     assert "2 trainings" in answer["wary"] and "questions that repeat" in answer["wary"] and set(space["ways"].trainings) == {0, 1}
+    table, out = space["parted"]["table"], space["apart"]
+    assert list(table.index) == ["words (BM25)", "base as it came", "fine-tuned"] and len(out.test) == 76 and set(out.best["fine-tuned"]) == {0, 1} and table.AUROC.between(0, 1).all()
+    assert "of 36 in 7 groups" in answer["wary"]["questions without a document"] and "102 that no document answers" in answer["data"] and space["told"]["metrics"]["outside"]["table"] is table
     assert "cut texts" in set(answer["wary"]) and answer["measure"] == "mrr" and answer["score"]["n"] == 40 and "over 2 seeds" in space["differences"].compared.iloc[0]
 
 
@@ -62,6 +66,16 @@ def test_a_question_on_two_sides_is_refused_unless_it_is_allowed(folder, tiny_ba
     with pytest.raises(LeakError, match="1 of 12 test rows"): run_cells("search", data=str(folder), base=str(tiny_base), **QUICK)
     space = run_cells("search", data=str(folder), base=str(tiny_base), allow_leakage=True, **QUICK)
     assert list(space["answer"]["wary"])[0] == "leaks"
+
+
+def test_questions_that_no_document_answers_are_judged_and_those_that_nobody_judged_counted(folder, tiny_base):
+    rows = [json.loads(line) for line in (folder / "queries.jsonl").read_text().splitlines()]
+    write(folder / "queries.jsonl", rows + [{"_id": f"n{i}", "text": f"<b>{PARTS[i % 8]}</b> m{i * 7919} f{i}"} for i in range(45)])
+    with (folder / "qrels" / "test.tsv").open("a") as file: file.writelines(f"n{i}\t{PARTS[i % 8]}\t0\n" for i in range(40))
+    space = run_cells("search", data=str(folder), base=str(tiny_base), **QUICK)
+    answer, outside = space["answer"], space["told"]["data"]["test without a document"]
+    assert answer["wary"]["questions left out"] == "5 that no part judges" and "5 that no part judges are left out" in answer["data"] and answer["score"]["n"] == len(space["test"])
+    assert 1 < len(outside) == space["apart"].test.known.eq(False).sum() and all(q.startswith("n") for q in outside.id) and "wrongly refused" in space["parted"]["table"]
 
 
 def test_what_is_refused_before_anything_is_trained(tiny_base, folder):
