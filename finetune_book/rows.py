@@ -48,7 +48,7 @@ class Rows(ABC):
     @classmethod
     @abstractmethod
     def rates_for(cls, base):
-        "dict(head, body) of float: rates that suit a new head, and the base called `base` (None: the carried)."
+        "Rates of a new head and of the base (None: the carried), dict(head, body); `added` of a low rank, if known."
     @abstractmethod
     def check(self, X):
         "The examples as a list or array; InputError naming the row of a bad one."

@@ -42,7 +42,7 @@ class Method:
         return []
 
     def rate(self, rates):
-        "The learning rate that suits this method, from dict(head=…, body=…): rates for a new head and for the base."
+        "The learning rate that suits this method, from what `Rows.rates_for` gives."
         return rates["body"]
 
     def least_epochs(self, model):

@@ -302,7 +302,7 @@ class Few(Method):
         found = [g | dict(params=[p for p in g["params"] if p.requires_grad]) for g in found]
         return [g for g in found if g["params"]]
 
-    def rate(self, rates): return min(10 * rates["body"], rates["head"] / 4)
+    def rate(self, rates): return rates.get("added", min(10 * rates["body"], rates["head"] / 4))
     def state(self, model): return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
     @torch.no_grad()

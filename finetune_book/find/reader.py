@@ -22,6 +22,7 @@ from ..finetuner import pick_device
 from ..rows import Rows
 from ..saving import SETTINGS
 from ..tasks.heads import head_of
+from ..text.bases import pool_tokens
 from ..text.rows import TextRows, warn_if_unread
 from ..vision.rows import ImageRows
 
@@ -128,6 +129,7 @@ def reader_of(base, max_length=128, device="auto", cache=None):
         return of_estimator(getattr(finetune_book, name).load(base, device=device), cache)
     rows = TextRows(max_length)
     model = rows.open(base, SimpleNamespace(kind="classification", n_out=2, labels=None), seed=0)
+    pool_tokens(model, base)
     rows.max_length = rows.asked_by_base()["max_length"]                      # where the base reads less
     return Reader(rows, model.to(pick_device(device)), rows.features, cache)
 

@@ -54,6 +54,11 @@ class WindowRows(TextRows):
     "Windows of questions over passages, as `make_windows` cuts them; settings are those of `TextRows`."
     example, one_vector = '["How much do adults take?"], ["Adults take 5 mg."]', False
 
+    @classmethod
+    def rates_for(cls, base):
+        "Pointers are new, and so is what tokens have to say: at others' usual 5e-5 a stronger base hardly learned them."
+        return dict(head=1e-2, body=2e-4)
+
     def check(self, X):
         X = list(X)
         for w in X:

@@ -95,8 +95,9 @@ class GenerateRows(TextRows):
 
     @classmethod
     def rates_for(cls, base):
-        "The carried decoder is small, and was trained at 3e-3; others are larger."
-        return dict(head=1e-2, body=5e-4) if base in (None, "book-gpt") else dict(head=1e-3, body=5e-5)
+        "The carried decoder is small, and was trained at 3e-3; others are larger, and have no new head."
+        if base in (None, "book-gpt"): return dict(head=1e-2, body=5e-4)
+        return dict(head=1e-3, body=5e-5, added=1e-3)
 
     def check(self, X):
         return list(X) if len(X) and all(isinstance(x, list) for x in X) else check_texts(X)

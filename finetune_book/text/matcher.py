@@ -15,7 +15,7 @@ from ..checks import InputError, shorten
 from ..finetuner import pair_of, store
 from ..tasks.heads import head_of
 from ..tasks.match import Match, hard_batches, paired_batches, unit_rows
-from .bases import load_text_base, read_text_model
+from .bases import load_text_base, pool_tokens, read_text_model
 from .classifier import TextTuner
 from .rows import TextRows
 from .tokens import check_texts
@@ -30,11 +30,11 @@ class MatchRows(TextRows):
         self.model, self.tokenizer = load_text_base(base, task.width, seed=seed)
         self.n_out, self.seed, self.task = task.width, seed, task
         start_as_identity(head_of(self.model))
-        return self.model
+        return pool_tokens(self.model, base)
 
     def read(self, folder, task):
         self.model, self.tokenizer = read_text_model(folder, task.width)
-        return self.model
+        return pool_tokens(self.model)
 
     def batches(self, rows, size, seed):
         groups, near = self.task.groups, self.near

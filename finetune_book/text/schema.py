@@ -194,16 +194,18 @@ def of_kind(schema, kind, kinds, where):
 def byte_pieces(tokenizer):
     """The bytes of each token; None for special ones.
 
+    Only bytes that any schema needs must have a token of their own: printable ASCII and 0x80 to 0xBF.
+
     Parameters
     ----------
     tokenizer : a fast tokenizer of transformers with byte-level BPE, as GPT-2's
 
     Raises
     ------
-    InputError for a tokenizer that has no token for some byte.
+    InputError for a tokenizer that has no token for one of them.
     """
     letters, vocab, special = letter_bytes(), tokenizer.get_vocab(), set(tokenizer.all_special_ids)
-    if not all(c in vocab for c in letters):
+    if not all(c in vocab for c, byte in letters.items() if 0x20 <= byte < 0x7F or 0x80 <= byte < 0xC0):
         raise InputError("this tokenizer does not cut texts into bytes: a schema needs one with byte-level BPE, "
                          "as GPT-2's")
     found = [None] * (max(vocab.values()) + 1)
@@ -218,13 +220,14 @@ class SchemaMask:
     Parameters
     ----------
     schema : dict, a JSON schema of objects, arrays, strings, integers, booleans, null, enum, const and anyOf
-    pieces : list of v bytes or None, as `byte_pieces` gives them; a token for each byte must be there
+    pieces : list of v bytes or None, as `byte_pieces` gives them
     end : int, number of the token that ends a text
     most : int, tokens that may be written
 
     Raises
     ------
-    InputError for a schema that is none, has a word that is not understood, or that nothing can satisfy within `most`.
+    InputError for a schema that is none, has a word that is not understood, names a character that has no tokens, or
+    that nothing can satisfy within `most`.
 
     Source: Brzozowski (1964) for derivatives; Willard and Louf (2023) for masks by states.
     """
@@ -236,6 +239,7 @@ class SchemaMask:
         if least(start) > most:
             raise InputError(f"most={most}: the shortest text that the schema allows has {least(start)} bytes; "
                              f"give most={least(start)} or more")
+        refuse_unwritable(schema, pieces)
         self.places, self.numbers, self.seen, self.steps = [start], {start: 0}, {(): 0}, {}
         self.far, self.masks, self.begins = {}, {}, {}
         for i, piece in enumerate(pieces):
@@ -248,6 +252,14 @@ class SchemaMask:
             self.masks[place, left] = self.far[place] < left
             self.masks[place, left][self.end] = ends(self.places[place])
         return self.masks[place, left]
+
+# %% ../../nbs/library/text_schema.ipynb #n5233c7c
+def refuse_unwritable(schema, pieces):
+    "InputError if a text in the schema holds a byte for which there is no token."
+    alone = {piece[0] for piece in pieces if piece is not None and len(piece) == 1}
+    words = json.dumps(schema, ensure_ascii=False, default=str)
+    lost = [c for c in dict.fromkeys(words) if not alone.issuperset(c.encode(errors="replace"))]
+    if lost: raise InputError(f"schema: holds {listed(map(repr, lost), 4)}, for which this tokenizer has no tokens")
 
 # %% ../../nbs/library/text_schema.ipynb #n9d6a7e1
 @patch

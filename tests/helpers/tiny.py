@@ -48,3 +48,24 @@ def save_tiny_picture_base(folder: Path, width: int = 8, layers=(1, 1, 1, 1), si
     from finetune_book.vision.bases import save_image_model
     from finetune_book.vision.resnet import ResNetConfig
     return save_image_model(folder, from_config(ResNetConfig("basic", layers, 5, width, "32"), seed=0), Preprocessing(size, (.5,) * 3, (.25,) * 3))
+
+
+def save_tiny_llama(folder: Path, width: int = 32, layers: int = 2, positions: int = 128) -> Path:
+    "Write a random Llama as hubs have them, as a base: grouped heads, tied tables, chat marks, a vocabulary without some bytes, more rows than pieces."
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from finetune_book.text.gpt import letter_bytes
+    tok, marks = Tokenizer(models.BPE()), ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+    tok.pre_tokenizer, tok.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    letters = [c for c, byte in letter_bytes().items() if 32 <= byte < 127 or 128 <= byte < 0xF0 or byte == 10]      # as learned from text: no control characters, no rare planes
+    tok.train_from_iterator([" ".join(WORDS)], trainers.BpeTrainer(vocab_size=320, special_tokens=marks, show_progress=False, initial_alphabet=letters))
+    PreTrainedTokenizerFast(tokenizer_object=tok, bos_token=marks[1], eos_token=marks[2], unk_token=marks[0], pad_token=marks[2],
+                            model_max_length=10**30, chat_template="{{ messages }}").save_pretrained(folder)
+    config = LlamaConfig(vocab_size=tok.get_vocab_size() + 5, hidden_size=width, intermediate_size=2 * width, num_hidden_layers=layers, num_attention_heads=4,
+                         num_key_value_heads=2, max_position_embeddings=positions, tie_word_embeddings=True, bos_token_id=1, eos_token_id=2, pad_token_id=2,
+                         initializer_range=.1, rope_parameters=dict(rope_type="default", rope_theta=100_000.))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+    return folder

@@ -29,10 +29,26 @@ def test_what_is_there_is_not_measured_again(script, tmp_path, monkeypatch):
     assert made == ["untrained", script.LEARN, script.LEARN]
 
 
+def test_another_base_is_measured_beside_them(script, tmp_path, monkeypatch):
+    made = []
+    class Writer:
+        def untrained(self): return made.append("untrained") or self
+        def fit(self, prompts, answers): return made.append(len(prompts)) or self
+    monkeypatch.setattr(script, "writer", lambda *how, **settings: made.append(settings["base"]) or Writer())
+    monkeypatch.setattr(script, "judged", lambda est, task, frame: [(1., 2, 1, 0)] * len(frame))
+    kept = script.Stored(tmp_path / "g.csv", script.COLUMNS, ["task", "way", "seed", "row"])
+    for _ in range(2): script.measure_base(kept, "NAME", "folder", (0, 1), "float32")
+    assert made == ["folder", "untrained", "folder", script.FEW["n"], "folder", script.FEW["n"]]
+    rows = kept.rows(dtype={})
+    assert list(rows.way.unique()) == ["NAME, untrained", "NAME, lora"] and len(rows) == 3 * script.TEST
+
+
 def test_what_is_stored_is_whole(script):
     kept = script.Stored(carried("base_models") / "generate.csv", script.COLUMNS, ["task", "way", "seed", "row"]).rows(dtype={})
     counts = kept.groupby(["task", "way"]).seed.nunique().to_dict()
-    assert counts == {(t, w): 1 if w == "untrained" else len(script.SEEDS) for t, ways in script.TASKS.items() for w in ways}
+    own = {(t, w): 1 if w == "untrained" else len(script.SEEDS) for t, ways in script.TASKS.items() for w in ways}
+    assert counts.items() >= own.items()
+    for task, way in counts.keys() - own.keys(): assert task == "findings" and counts[task, way] == (1 if way.endswith(", untrained") else len(script.SEEDS))
     assert (kept.groupby(["task", "way", "seed"]).row.nunique() == script.TEST).all() and np.isfinite(kept.bits).all()
     canaries = script.Stored(carried("base_models") / "canaries.csv", script.CANARIES, ["repeats", "seed"]).rows(dtype={})
     assert len(canaries) == len(script.REPEATS) * len(script.SEEDS) and (canaries["rank"] <= canaries.among).all()
