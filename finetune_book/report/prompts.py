@@ -88,7 +88,11 @@ def read_prompts(data, prompt=None, answer=None, group=None, turned=False, seed=
     columns = columns_asked(data, raws["train"], prompt, answer)
     if turned and not columns[0]: raise InputError("turned: there are no prompts to be asked for; name their column")
     columns = columns[::-1] if turned else columns
-    return three_parts({part: frame_of_prompts(raw, columns, group, files[part]) for part, raw in raws.items()}, seed)
+    frames = {part: frame_of_prompts(raw, columns, group, files[part]) for part, raw in raws.items()}
+    splits, given = three_parts(frames, seed)
+    thin = [name for name, frame in splits.items() if len(frame) < 2]
+    if thin: raise InputError(f"{path}: 1 row to {thin[0]}; at least 2 are needed, so give more rows")
+    return splits, given
 
 # %% ../../nbs/library/report_prompts.ipynb #n81bcc52
 WORDS_OF = {int: "integer", str: "string", bool: "boolean", type(None): "null"}
@@ -226,7 +230,8 @@ def written_table(tokenizer, said, true, learned, schema=None, asked=True):
 
     Returns
     -------
-    DataFrame indexed by who wrote; and the runs copied from training, dict of the same to (n,) float
+    DataFrame indexed by who wrote: shares of the texts, and the longest run copied from training, tokens and share of
+    the text at the median and the longest of all; and these runs, dict of the same to (n,) float
     """
     texts = {who: [getattr(t, "text", t) for t in some] for who, some in said.items()}
     runs, rows = {who: copied_runs(tokenizer, some, learned) for who, some in texts.items()}, {}
@@ -237,8 +242,8 @@ def written_table(tokenizer, said, true, learned, schema=None, asked=True):
         stopped = [getattr(t, "stopped", "end") for t in said[who]]
         share = runs[who] / [max(1, len(i)) for i in ids]
         rows[who] = row | {"ended by itself": np.mean([s != "limit" for s in stopped]), "distinct-2": distinct(ids),
-                           "longest run from training, tokens, median": np.median(runs[who]), "at most": runs[who].max(),
-                           "share of the text, median": np.median(share)}
+                           "copied run, tokens": np.median(runs[who]), "longest": runs[who].max(),
+                           "share of the text": np.median(share)}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("who wrote"), runs
 
 def most_frequent(answers):
