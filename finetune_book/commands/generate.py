@@ -31,15 +31,10 @@ def opened_writer(name):
     return TextGenerator(base=name, max_length=3, verbose=0).untrained()
 
 def schema_in(path):
-    "The schema in a JSON file, or None without one."
-    import json
-    from finetune_book.checks import InputError
-    from finetune_book.data.tables import decode_utf8, read_bytes
+    "The schema in a file, or None without one, for which nothing slow is loaded."
     if path is None: return None
-    try: return json.loads(decode_utf8(read_bytes(path), str(path)))
-    except ValueError as e:
-        if isinstance(e, InputError): raise
-        raise InputError(f"{path}: not readable as JSON ({e})") from None
+    from finetune_book.text.schema import read_schema
+    return read_schema(path)
 
 # %% ../../nbs/library/commands_generate.ipynb #n0cb6418
 def rows_written(prompts, found):

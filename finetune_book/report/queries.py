@@ -47,7 +47,11 @@ def three_parts(frames, seed, alike=None):
     if "train" not in found:
         first = "validation" if "validation" in found else "test"
         found["train" if len(found) == 2 else "all"] = found.pop(first)
-    parts = complete_splits(found, seed=seed, alike=alike)
+    try: parts = complete_splits(found, seed=seed, alike=alike)
+    except InputError:
+        lost, n = [name for name in PARTS if name not in found], sum(map(len, found.values()))
+        raise InputError(f"{n} rows, fewer where copies or one group stay together, are too few to split off "
+                         f"{listed(lost)}; give more rows, or a file for each part") from None
     given = [name for name in ("validation", "test") if name in found] + ["train"] * (len(found) == 3)
     return {name: frame.drop(columns="label") for name, frame in parts.items()}, given
 

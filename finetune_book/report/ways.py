@@ -27,10 +27,11 @@ class Ways:
 
     Attributes
     ----------
-    scores : dict of way to {seed: (n,) float, more is better}; without training one entry; the model is the last
+    scores : dict of way to {seed: (n,) float}; without training one entry; the model is the last
     floors : names of those that need no base; others without training need one
     measure : str; unit : str, what is counted, such as "test questions"
     groups : (n,) labels of what repeats, or None; seed : int, draws the intervals
+    less_is_better : bool, as of bits; else more is better
     """
     scores: dict
     floors: tuple
@@ -38,6 +39,12 @@ class Ways:
     unit: str = "test questions"
     groups: np.ndarray | None = None
     seed: int = 0
+    less_is_better: bool = False
+
+    @property
+    def sign(self):
+        "What a score is multiplied by, so that more is better."
+        return -1 if self.less_is_better else 1
 
     @property
     def model(self):
@@ -93,10 +100,10 @@ def verdict_in(found):
     "The verdict of a Compared, without its numbers."
     return found.sentence.rpartition(": ")[2].removesuffix(".").removesuffix(ALONE)
 
-def stand_in(found):
-    "The same as better, worse or no clear difference."
+def stand_in(found, sign=1):
+    "The same as better, worse or no clear difference; `sign` is -1 where less is better."
     if "no clear difference" in found.sentence: return "no clear difference"
-    return "better" if (found.rows or found.seeds).value > 0 else "worse"
+    return "better" if sign * (found.rows or found.seeds).value > 0 else "worse"
 
 def gain_in(found):
     gain = found.seeds or found.rows
@@ -105,24 +112,25 @@ def gain_in(found):
 # %% ../../nbs/library/report_ways.ipynb #n2da380c
 @patch
 def rivals(self: Ways):
-    "The best floor, and the best of all ways without training where that is another; the highest last."
+    "The best floor, and the best of all ways without training where that is another; the better last."
     untrained = [way for way in self.scores if way != self.model and not way.startswith(self.model)]
-    best = [max(names, key=self.value) for names in (self.floors, untrained)]
+    best = [max(names, key=lambda way: self.sign * self.value(way)) for names in (self.floors, untrained)]
     return list(dict.fromkeys(best))
 
 @patch
 def told(self: Ways):
     "The verdict in a sentence, from `compare`."
     against = [f"against {way} ({self.value(way):.3f}) {verdict_in(self.against(way))}" for way in self.rivals()]
-    return f"{capital(self.model)} reaches {self.value(self.model):.3f}: {'; '.join(against)}."
+    what = f" {self.measure}, less is better" if self.less_is_better else ""
+    return f"{capital(self.model)} reaches {self.value(self.model):.3f}{what}: {'; '.join(against)}."
 
 # %% ../../nbs/library/report_ways.ipynb #n4aee8fc
 def wary_of_few(ways):
     "Of the questions: few of them, or few that do not repeat."
     n, told = len(ways.of(ways.model)), {}
-    if n < 200: told["few test questions"] = f"{n}, so the interval is wide"
+    if n < 200: told[f"few {ways.unit}"] = f"{n}, so the interval is wide"
     groups = n if ways.groups is None else len(set(ways.groups))
-    if groups < n: told["questions that repeat"] = f"{n} in {groups} groups; the intervals draw whole groups"
+    if groups < n: told[f"{ways.unit.removeprefix('test ')} that repeat"] = f"{n} in {groups} groups; the intervals draw whole groups"
     return told
 
 def wary_of_seeds(ways):
@@ -150,7 +158,7 @@ def answer(self: Ways, rungs, question, data, wary=None):
     return dict(question=question, data=data, measure=self.measure, model=self.model, unit=self.unit,
                 score=scored(self.model), also=also, verdict=self.told(),
                 others={way: scored(way) for way in rungs.index if way != self.model},
-                stands=stand_in(list(rivals.values())[-1]), gains={way: gain_in(f) for way, f in rivals.items()},
+                stands=stand_in(list(rivals.values())[-1], self.sign), gains={way: gain_in(f) for way, f in rivals.items()},
                 wary={**(wary or {}), **wary_of_few(self), **wary_of_seeds(self)})
 
 # %% ../../nbs/library/report_ways.ipynb #nae6a442
@@ -171,7 +179,8 @@ def show_first(ways, answer, rungs, source="", cost=""):
     with lifted():
         show_card(answer, source, cost)
         ax = draw_scores(axes(7.5, .9 + .35 * len(rungs)), rungs)
-        ax.set_xlabel(f"{ways.measure} on the same {rungs.n.iloc[0]} {ways.unit}, 95% interval")
+        less = ", less is better" if ways.less_is_better else ""
+        ax.set_xlabel(f"{ways.measure} on the same {rungs.n.iloc[0]} {ways.unit}, 95% interval{less}")
         show(ax, alt=scores_alt(rungs).replace("by rung", "by way"))
 
 # %% ../../nbs/library/report_ways.ipynb #n0a46bc9
@@ -188,7 +197,7 @@ def show_worse(ways, columns, most=10):
     dict of worse, better, same: how many questions
     """
     rival = ways.rivals()[-1]
-    gain = ways.of(ways.model) - ways.of(rival)
+    gain = ways.sign * (ways.of(ways.model) - ways.of(rival))
     counts = dict(worse=int((gain < 0).sum()), better=int((gain > 0).sum()), same=int((gain == 0).sum()))
     rows = np.flatnonzero(gain < 0)
     rows = rows[np.argsort(gain[rows], kind="stable")][:most]

@@ -13,7 +13,6 @@ import csv
 import json
 import math
 import time
-from collections import defaultdict
 from pathlib import Path
 
 import torch
@@ -23,6 +22,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from finetune_book.data.tables import carried, load_frame
 from finetune_book.text.gpt import token_losses
+from finetune_book.text.ngram import NGram
 from finetune_book.text.tokens import length_buckets, pad_batch
 
 END = "<|endoftext|>"
@@ -126,33 +126,6 @@ def save(args, model, tok, log):
     with open(args.out / "training_log.csv", "w", newline="") as f:
         to = csv.writer(f, lineterminator="\n")
         to.writerows([["step", "nats_per_token"], *([k, f"{v:.4f}"] for k, v in log)])
-
-
-# --- the floor: an n-gram with backoff ---------------------------------------------------------------------------------
-
-class NGram:
-    """Interpolated n-gram of piece numbers: each order mixes what it has counted with the order below, as Witten and Bell (1991) do.
-
-    p(w | h) = (c(h w) + T(h) p(w | h')) / (c(h) + T(h)), T(h) different pieces after h, h' the history without its oldest piece; at the bottom all
-    pieces alike. It reads texts of piece numbers that begin and end with the end's number.
-    """
-    def __init__(self, rows, order, pieces):
-        self.order, self.pieces, self.after = order, pieces, [defaultdict(lambda: defaultdict(int)) for _ in range(order)]
-        for row in rows:
-            for i in range(1, len(row)):
-                for k in range(min(order, i + 1)): self.after[k][tuple(row[i - k:i])][row[i]] += 1
-        self.total = [{h: sum(c.values()) for h, c in level.items()} for level in self.after]
-
-    def p(self, history, w):
-        p = 1 / self.pieces
-        for k in range(min(self.order, len(history) + 1)):
-            h = tuple(history[len(history) - k:])
-            if h not in self.total[k]: break
-            seen = self.after[k][h]
-            p = (seen.get(w, 0) + len(seen) * p) / (self.total[k][h] + len(seen))
-        return p
-
-    def nats(self, row): return -sum(math.log(self.p(row[max(0, i - self.order + 1):i], row[i])) for i in range(1, len(row)))
 
 
 # --- judging -----------------------------------------------------------------------------------------------------------

@@ -46,3 +46,13 @@ def test_the_worst_losses_come_first_and_are_escaped(capsys):
     ways = Ways({"a": {0: base}, "b": {0: tuned}}, ("a",), "F1")
     assert show_worse(ways, {"question": [f"<i>{i}</i>" for i in range(6)]}) == dict(worse=2, better=1, same=3)
     assert show_worse(Ways({"a": {0: base}, "b": {0: base}}, ("a",), "F1"), {"question": list("abcdef")}) == dict(worse=0, better=0, same=6)
+
+
+@pytest.mark.parametrize("tuned, stands, says", [(70, "worse", "tuned is clearly higher"), (20, "better", "tuned is clearly lower"), (40, "no clear difference", "no clear difference over test texts")])
+def test_where_less_is_better_the_other_end_wins(tuned, stands, says):
+    ways = made(words=80, tuned=tuned, less_is_better=True, unit="test texts", groups=np.arange(200) // 2)
+    answer = ways.answer(ways.rungs(), "Which?", "200 texts")
+    assert ways.rivals() == ["words", "base"] and answer["stands"] == stands and says in answer["verdict"] and "hits, less is better" in answer["verdict"]
+    assert {"few test texts", "texts that repeat"} & answer["wary"].keys() == {"texts that repeat"}
+    counts, other = (show_worse(w, {"text": list(range(200))}) for w in (ways, made(words=80, tuned=tuned)))
+    assert counts["better"] == ((ways.of("tuned") < ways.of("base")).sum()) and sum(counts.values()) == sum(other.values()) == 200

@@ -56,11 +56,3 @@ def test_what_is_saved_opens_and_is_what_was_judged(script, made):
     assert held.bits_book_gpt[0] == pytest.approx(script.nats_of(model.eval(), [ids], tok.eos_token_id)[0] / math.log(2), rel=1e-3)
     assert held.bytes[0] == len(text.encode()) + 1 and result["trigram"] == pytest.approx(held.bits_trigram.sum() / held.bytes.sum(), abs=1e-3)
     assert f"| {result['book_gpt']:.3f} |" in (made.out / "README.md").read_text()
-
-
-def test_the_floor_is_a_distribution_and_right_by_hand(script):
-    gram = script.NGram([[0, 1, 2, 0], [0, 1, 1, 0]], 2, pieces=4)
-    for history in ([], [0], [1], [0, 1], [3]): assert sum(gram.p(history, w) for w in range(4)) == pytest.approx(1)
-    # one piece: 1 three times, 0 twice, 2 once, three kinds; (3 + 3/4) / 9. After 0: 1 twice, one kind; (2 + that) / 3
-    assert gram.p([], 1) == pytest.approx(3.75 / 9) and gram.p([0], 1) == pytest.approx((2 + 3.75 / 9) / 3)
-    assert gram.nats([0, 1, 2, 0]) == pytest.approx(-sum(math.log(gram.p([a], b)) for a, b in ((0, 1), (1, 2), (2, 0))))

@@ -690,7 +690,7 @@ Rebuild: `python -m finetune_book.data.sets.clinic_notes --out data/clinic_notes
 Columns: `patient` (number without meaning), `text`, `label` (the condition now), `days` (how long the complaint has
 lasted; a regression target). `unlabelled.csv` has `patient` and `text` only. UTF-8, `\\n` line ends.
 
-Suits: group=patient
+Suits: group=patient, prompt=text, answer=label+days
 Notes of one patient stay on one side of every split.
 
 """
