@@ -69,11 +69,21 @@ FreezeNorm = Annotated[bool, typer.Option("--freeze-norm", help="Pictures: keep 
 SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Pictures: leave out those that cannot be read.")]
 
 # %% ../../nbs/library/commands_train.ipynb #n5744fce
+PAIRS_HINT = ("its rows are pairs of texts, which are trained on in Python: read them by data.pairs.read_pairs; "
+              "text.pairs.PairClassifier learns same or not, TextMatcher from pairs that match")
+
 def read_asked(told, pictures):
-    "The parts of the data that the options `told` name."
+    "The parts of the data that the options `told` name; of a table of pairs of texts that it is one."
+    from finetune_book.checks import InputError
+    from finetune_book.data.pairs import holds_pairs
     column = told["path"] or "path" if pictures else told["text"] or "text"
-    return read_parts(told["data"], pictures, column, told["label"], group=told["group"], labels_by=told["labels_by"],
-                      target_type="number" if told["regression"] else None)
+    options = dict(group=told["group"], labels_by=told["labels_by"])
+    if told["regression"]: options["target_type"] = "number"
+    try: return read_parts(told["data"], pictures, column, told["label"], **options)
+    except InputError:
+        if pictures or told["text"] or not holds_pairs(told["data"]): raise
+        raise InputError(f"{told['data']}: {PAIRS_HINT}") from None
+
 
 # %% ../../nbs/library/commands_train.ipynb #c064
 def train(

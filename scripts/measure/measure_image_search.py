@@ -1,11 +1,12 @@
 """Measure a search for pictures of the same class, for lesson 76 (match): floors, the base as it came, a base tuned on few pictures; writes image_search.csv.
 
-    python scripts/measure/measure_image_search.py            # measures what is missing, half an hour on one core, then the table
+    python scripts/measure/measure_image_search.py            # measures what is missing, five minutes of one core, then the table
     python scripts/measure/measure_image_search.py --table    # measures nothing, shows the means and the paired differences
 
 The sets are the carried surface_defects and, with --cifar or below the folder FINETUNE_BOOK_REAL_DATA, CIFAR-10. Of the training pictures each seed
 draws 32 of each class to learn from, and of the others up to 60 of each class to be searched; the queries are up to 40 test pictures of each class,
-the same for all seeds. A picture of the query's class is right. `pixels` is the cosine of the pictures as rows of numbers, `colours` that of
+the same for all seeds. A picture of the query's class is right. book-resnet has learned from CIFAR-10's pictures, so there "as it came" is no base
+that never saw them. `pixels` is the cosine of the pictures as rows of numbers, `colours` that of
 histograms of 4 x 4 x 4 colours, both without training. `fine-tuned` is an ImageClassifier whose whole body learned (tune="full"; with "head" the
 vectors would stay those of the base), all else as it comes. Nothing was chosen by the test pictures.
 `right` holds for each query a 1 if its first picture is right, and `ten` how many of its first ten are, X for all of them;
@@ -20,6 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from finetune_book import ImageClassifier
+from finetune_book.data.sets import surface_defects
 from finetune_book.find.reader import cosines, first_of, lots_of, reader_of, unit
 from finetune_book.judge.bootstrap import compare
 
@@ -83,10 +85,18 @@ def by_seed(rows, measure):
     return {way: {row.seed: values(row) for row in some.itertuples()} for way, some in rows.groupby("way", sort=False)}
 
 
+def sessions(name):
+    "The session of each query of surface_defects, whose pictures have their light in common; None for another set."
+    if name != "surface_defects": return None
+    table = surface_defects.load("test")[1]
+    return table.session.to_numpy(str)[drawn(table.label.to_numpy(str), ASKED, 0)]
+
+
 def compared(rows):
     "The sentences on each set."
     found = [(name, measure, by_seed(some, measure)) for name, some in rows.groupby("set", sort=False) for measure in ("recall@1", "precision@10")]
-    return [compare(of, *pair, rows="queries", what=f"{measure} on {name}") for name, measure, of in found for pair in PAIRS if set(pair) <= of.keys()]
+    return [compare(of, *pair, rows="queries", groups=sessions(name), what=f"{measure} on {name}")
+            for name, measure, of in found for pair in PAIRS if set(pair) <= of.keys()]
 
 
 def main(argv=None):
