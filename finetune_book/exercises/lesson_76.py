@@ -203,7 +203,7 @@ PIECES = Exercise(
 
 # %% ../../nbs/exercises/lesson_76.ipynb #ndbf567a
 def best_of_windows(scores, counts):
-    "A text is as near as its nearest window, whichever that is: of each text's windows, which stand together, the best."
+    "A text is as near as its nearest window, whichever that is: of its windows, which stand together, the best."
     ends = np.cumsum(counts)
     return [float(max(scores[end - count:end])) for end, count in zip(ends, counts)]
 
@@ -233,7 +233,7 @@ def draw_windows(rng):
 WINDOWS = Exercise(
     "76.7", "The best of its windows", best_of_windows,
     (best_of_windows_mean, best_of_windows_first, best_of_windows_sum, best_of_windows_even),
-    ("Where do the windows of a text end? `np.cumsum(counts)` says it.", "A text has its windows from end − count to end.",
+    ("Where do the windows of a text end? `np.cumsum(counts)` says it.", "A text has those from end − count to end.",
      "`max` of each."),
     draw=draw_windows, edges=(([.1, .9, .3], [2, 1]), ([-.5, -.2, -.9, .4], [1, 3])))
 
@@ -311,11 +311,12 @@ def centred_cosines_half(docs, asked):
     return (v @ u.T).tolist()
 
 def centred_cosines_rows(docs, asked):
-    "`mean(1)` is the mean of each vector's own entries, one number. Wanted is the mean vector of the documents, `mean(0)`."
+    "`mean(1)` is one number, the mean of a vector's own entries. Wanted is the documents' mean vector, `mean(0)`."
     u, v = (np.array(rows) - np.array(rows).mean(1, keepdims=True) for rows in (docs, asked))
     u, v = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (u, v))
     return (v @ u.T).tolist()
 
+# %% ../../nbs/exercises/lesson_76.ipynb #n31535ce
 def draw_cloud(rng):
     d = int(rng.integers(3, 6))
     unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True)
@@ -332,13 +333,13 @@ CENTRE = Exercise(
 # %% ../../nbs/exercises/lesson_76.ipynb #n269dcc0
 HEAD = Exercise(
     "76.10", "A head that knows the classes", "c",
-    {"a": "The head does know the classes, but a search does not ask the head. It compares what the body says, and only "
+    {"a": "The head does know the classes, but a search does not ask it. It compares what the body says, and only "
           "the head has learned.",
      "b": "Less than what? The body is as it was, so each vector is what it was, neither better nor worse.",
      "d": "It takes a fitted classifier, or the folder of a saved one, as its base; what it reads there is the body."},
     ("What does a search compare: what comes before the head, or what comes after it?",
      "Which parameters move with tune='head'?"),
-    "Vectors are what the head sees, and below a new head nothing has moved: each is what it was, and so is each answer.",
+    "Vectors are what the head sees, and below a new head nothing has moved: each is what it was, each answer too.",
     options={"a": "more of the first pictures found are of the query's class",
              "b": "fewer are, as the head has forgotten other pictures",
              "c": "exactly the same pictures are found", "d": "a search refuses a classifier as its base"})
