@@ -55,21 +55,14 @@ def files_of(path):
     return split_files(path) if path.is_dir() else {"all": path}
 
 # %% ../../nbs/library/commands_beyond.ipynb #n714c759
-def holds_pairs(file):
-    from finetune_book.data.retrieval import PAIR_COLUMNS
-    from finetune_book.data.tables import load_frame
-    columns = set(map(str, load_frame(file).columns))
-    return any(set(pair) <= columns for pair in PAIR_COLUMNS)
-
-def pairs_in(file):
+def pairs_in(file, skip_bad):
     "(texts, frame) of the pairs in a table that match; those that do not are counted and told."
     import warnings
     import numpy as np
     import pandas as pd
     from finetune_book.checks import InputError
-    from finetune_book.data.retrieval import read_pairs
-    from finetune_book.text.matcher import groups_of_pairs
-    pairs, scores = read_pairs(file)
+    from finetune_book.data.pairs import groups_of_pairs, read_pairs
+    pairs, scores = read_pairs(file, skip_bad=skip_bad)
     if scores is not None and not np.isin(scores, (0, 1)).all():
         raise InputError(f"{file}: pairs are scored {scores.min():g} to {scores.max():g}; to match, 1 says that two "
                          "texts belong together and 0 that they do not")
@@ -84,12 +77,13 @@ def pairs_in(file):
 def matched_parts(told):
     "Part to (texts, frame) of what belongs together, in whichever form."
     from finetune_book.commands.sources import read_parts
+    from finetune_book.data.pairs import holds_pairs
     from finetune_book.data.tables import find_source
     path = find_source(told["data"])
     if is_desk(path): return desk_parts(path, told)
     files = files_of(path)
     if told["text"] is None and all(map(holds_pairs, files.values())):
-        return {part: pairs_in(file) for part, file in files.items()}
+        return {part: pairs_in(file, told["skip_bad"]) for part, file in files.items()}
     return read_parts(told["data"], False, told["text"] or "text", told["label"], group=told["group"])
 
 # %% ../../nbs/library/commands_beyond.ipynb #na7a90f2
@@ -195,8 +189,8 @@ def rows_alone(rows, frame): return (rows,)
 def texts_and_labels(texts, frame): return texts, frame["match"].to_numpy(str)
 
 # %% ../../nbs/library/commands_beyond.ipynb #na92f0a4
-BEYOND = {"match": Beyond("text.matcher:TextMatcher", ("text", "label", "group"), matching_parts, whole_labels,
-                       texts_and_labels, told_of_matches),
+BEYOND = {"match": Beyond("text.matcher:TextMatcher", ("text", "label", "group", "skip_bad"),
+                       matching_parts, whole_labels, texts_and_labels, told_of_matches),
          "answer": Beyond("text.answerer:QuestionAnswerer", (), question_parts, alone, rows_alone, told_of_answers),
          "generate": Beyond("text.generator:TextGenerator", ("text", "prompt", "group"), written_parts, near_copies,
                           asked_and_written, told_of_writing)}

@@ -72,14 +72,24 @@ AUGMENT_HELP = ("Training examples varied: none, or by + for pictures crop, flip
 Augment = Annotated[str | None, typer.Option(help=AUGMENT_HELP)]
 Guises = Annotated[str | None, typer.Option(help="Pictures: average predictions over flip, turn, or both by +.")]
 FreezeNorm = Annotated[bool, typer.Option("--freeze-norm", help="Pictures: keep BatchNorm as the base has it.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Pictures: leave out those that cannot be read.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Pictures and pairs of texts: leave out those that cannot be read.")]
 
 # %% ../../nbs/library/commands_train.ipynb #n5744fce
+PAIRS_HINT = ("its rows are pairs of texts: --task match learns from those that match; same or not is learned in "
+              "Python, by text.pairs.PairClassifier from what data.pairs.read_pairs reads")
+
 def read_asked(told, pictures):
-    "The parts of the data that the options `told` name."
+    "The parts of the data that the options `told` name; of a table of pairs of texts that it is one."
+    from finetune_book.checks import InputError
+    from finetune_book.data.pairs import holds_pairs
     column = told["path"] or "path" if pictures else told["text"] or "text"
-    return read_parts(told["data"], pictures, column, told["label"], group=told["group"], labels_by=told["labels_by"],
-                      target_type="number" if told["regression"] else None)
+    options = dict(group=told["group"], labels_by=told["labels_by"])
+    if told["regression"]: options["target_type"] = "number"
+    try: return read_parts(told["data"], pictures, column, told["label"], **options)
+    except InputError:
+        if pictures or told["text"] or not holds_pairs(told["data"]): raise
+        raise InputError(f"{told['data']}: {PAIRS_HINT}") from None
+
 
 # %% ../../nbs/library/commands_train.ipynb #n8e0279e
 def train_labels(ctx):

@@ -201,5 +201,148 @@ PIECES = Exercise(
              "b": "each text is told from fewer wrong ones: another, easier loss",
              "c": "nothing is learned, since partners are torn apart", "d": "the temperature is halved"})
 
+# %% ../../nbs/exercises/lesson_76.ipynb #ndbf567a
+def best_of_windows(scores, counts):
+    "A text is as near as its nearest window, whichever that is: of its windows, which stand together, the best."
+    ends = np.cumsum(counts)
+    return [float(max(scores[end - count:end])) for end, count in zip(ends, counts)]
+
+def best_of_windows_mean(scores, counts):
+    "That is the mean. A long text that answers in one place and speaks of other things elsewhere would lose by it."
+    ends = np.cumsum(counts)
+    return [float(np.mean(scores[end - count:end])) for end, count in zip(ends, counts)]
+
+def best_of_windows_first(scores, counts):
+    "That is the first window alone, as if the text were cut: what stands further down could not be found."
+    ends = np.cumsum(counts)
+    return [float(scores[end - count]) for end, count in zip(ends, counts)]
+
+def best_of_windows_sum(scores, counts):
+    "That is the sum: a text would score the more the longer it is, whatever it says."
+    ends = np.cumsum(counts)
+    return [float(np.sum(scores[end - count:end])) for end, count in zip(ends, counts)]
+
+def best_of_windows_even(scores, counts):
+    "The windows are not shared out evenly: `counts` says how many each text has, and they follow one another."
+    return [float(max(part)) for part in np.array_split(np.array(scores), len(counts))]
+
+def draw_windows(rng):
+    counts = rng.integers(1, 5, rng.integers(2, 6)).tolist()
+    return rng.uniform(-1, 1, sum(counts)).round(3).tolist(), counts
+
+WINDOWS = Exercise(
+    "76.7", "The best of its windows", best_of_windows,
+    (best_of_windows_mean, best_of_windows_first, best_of_windows_sum, best_of_windows_even),
+    ("Where do the windows of a text end? `np.cumsum(counts)` says it.", "A text has those from end − count to end.",
+     "`max` of each."),
+    draw=draw_windows, edges=(([.1, .9, .3], [2, 1]), ([-.5, -.2, -.9, .4], [1, 3])))
+
+# %% ../../nbs/exercises/lesson_76.ipynb #n81ba269
+def nearest_wrong(z, labels, i, k):
+    "Only rows of another label are wrong answers; of these the k most alike, and -1 where there are fewer."
+    others = [j for j in range(len(z)) if labels[j] != labels[i]]
+    found = sorted(others, key=lambda j: -z[j])[:k]
+    return found + [-1] * (k - len(found))
+
+def nearest_wrong_own(z, labels, i, k):
+    """Rows of the same label are in it. They are right answers: pushed away, they teach the opposite of what is wanted.
+
+    To leave out row i alone is not enough."""
+    found = sorted((j for j in range(len(z)) if j != i), key=lambda j: -z[j])[:k]
+    return found + [-1] * (k - len(found))
+
+def nearest_wrong_far(z, labels, i, k):
+    "Those are the least alike. What is told apart already teaches hardly anything; wanted are the near ones."
+    found = sorted((j for j in range(len(z)) if labels[j] != labels[i]), key=lambda j: z[j])[:k]
+    return found + [-1] * (k - len(found))
+
+def nearest_wrong_late(z, labels, i, k):
+    "The first k were taken and those of the same label thrown out afterwards: then fewer are left than there could be."
+    found = [j for j in sorted(range(len(z)), key=lambda j: -z[j])[:k] if labels[j] != labels[i]]
+    return found + [-1] * (k - len(found))
+
+def nearest_wrong_short(z, labels, i, k):
+    "Where fewer than k are left, the rest is -1, so that all rows have k and fit into one array."
+    return sorted((j for j in range(len(z)) if labels[j] != labels[i]), key=lambda j: -z[j])[:k]
+
+def draw_near(rng):
+    labels = rng.integers(0, 3, rng.integers(4, 9)).tolist()
+    z = rng.permutation(len(labels)) / 10
+    i = int(rng.integers(len(labels)))
+    z[i] = 1.
+    return z.tolist(), labels, i, int(rng.integers(1, 5))
+
+NEAR = Exercise(
+    "76.8", "Near, and wrong", nearest_wrong,
+    (nearest_wrong_own, nearest_wrong_far, nearest_wrong_late, nearest_wrong_short),
+    ("Which rows are wrong answers for row i?", "Those of another label; sort them by `-z[j]`.",
+     "Take k, and fill up with -1."),
+    draw=draw_near, edges=(([1., .9, .5, .2], [0, 0, 1, 2], 0, 3), ([1., .9, .5], [0, 0, 0], 0, 2)))
+
+# %% ../../nbs/exercises/lesson_76.ipynb #n6bd71f8
+def centred_cosines(docs, asked):
+    "One mean, that of the documents, is taken off both, and what is left gets the length 1 again before the product."
+    docs, asked = np.array(docs), np.array(asked)
+    mean = docs.mean(0)
+    u, v = docs - mean, asked - mean
+    u, v = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (u, v))
+    return (v @ u.T).tolist()
+
+def centred_cosines_given(docs, asked):
+    docs, asked = np.array(docs), np.array(asked)
+    mean = docs.mean(0)
+    u, v = docs - mean, asked - mean
+    return (v @ u.T).tolist()
+
+def centred_cosines_own(docs, asked):
+    """The queries lost a mean of their own. A query asked alone would be its own mean, and nothing would be left of it;
+    and an answer would depend on who else asks."""
+    docs, asked = np.array(docs), np.array(asked)
+    mean, other = docs.mean(0), asked.mean(0) * (1 - 1e-9)
+    u, v = docs - mean, asked - other
+    u, v = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (u, v))
+    return (v @ u.T).tolist()
+
+def centred_cosines_half(docs, asked):
+    "The mean was taken off the documents alone: then two equal texts, one a query, no longer have cosine 1."
+    docs, asked = np.array(docs), np.array(asked)
+    u, v = docs - docs.mean(0), asked
+    u, v = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (u, v))
+    return (v @ u.T).tolist()
+
+def centred_cosines_rows(docs, asked):
+    "`mean(1)` is one number, the mean of a vector's own entries. Wanted is the documents' mean vector, `mean(0)`."
+    u, v = (np.array(rows) - np.array(rows).mean(1, keepdims=True) for rows in (docs, asked))
+    u, v = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (u, v))
+    return (v @ u.T).tolist()
+
+# %% ../../nbs/exercises/lesson_76.ipynb #n31535ce
+def draw_cloud(rng):
+    d = int(rng.integers(3, 6))
+    unit = [rows / np.linalg.norm(rows, axis=1, keepdims=True)
+            for rows in (rng.normal(1, 1, (rng.integers(3, 6), d)), rng.normal(1, 1, (rng.integers(2, 4), d)))]
+    return tuple(rows.round(6).tolist() for rows in unit)
+
+CENTRE = Exercise(
+    "76.9", "About the mean: find the fault", centred_cosines,
+    (centred_cosines_own, centred_cosines_half, centred_cosines_rows),
+    ("What is a cosine, and of which vectors?", "After the mean is taken off, the vectors are no longer of length 1.",
+     "Divide each row by its norm before the product."),
+    draw=draw_cloud, given=centred_cosines_given)
+
+# %% ../../nbs/exercises/lesson_76.ipynb #n269dcc0
+HEAD = Exercise(
+    "76.10", "A head that knows the classes", "c",
+    {"a": "The head does know the classes, but a search does not ask it. It compares what the body says, and only "
+          "the head has learned.",
+     "b": "Less than what? The body is as it was, so each vector is what it was, neither better nor worse.",
+     "d": "It takes a fitted classifier, or the folder of a saved one, as its base; what it reads there is the body."},
+    ("What does a search compare: what comes before the head, or what comes after it?",
+     "Which parameters move with tune='head'?"),
+    "Vectors are what the head sees, and below a new head nothing has moved: each is what it was, each answer too.",
+    options={"a": "more of the first pictures found are of the query's class",
+             "b": "fewer are, as the head has forgotten other pictures",
+             "c": "exactly the same pictures are found", "d": "a search refuses a classifier as its base"})
+
 # %% ../../nbs/exercises/lesson_76.ipynb #n5cfad9d
-EXERCISES = [CEILING, WORD, NDCG, LOSS, PLACE, PIECES]
+EXERCISES = [CEILING, WORD, NDCG, LOSS, PLACE, PIECES, WINDOWS, NEAR, CENTRE, HEAD]

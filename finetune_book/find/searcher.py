@@ -102,8 +102,8 @@ def _begin(self: Searcher):
     self.vectors_, self.windows_, self._reader, self._lots = None, np.zeros(0, dtype=int), None, lots_of([])
 
 @patch
-def _read(self: Searcher, texts):
-    "Unit vectors of the windows of texts, and their counts; InputError if the base did not make the index."
+def _opened(self: Searcher):
+    "The base as a Reader; InputError if it did not make the index."
     if self._reader is None:
         from finetune_book.find.reader import reader_hash, reader_of       # torch, which words alone do not need
         if self.base is None: raise InputError("base=None: this index was made by an estimator; give it as base")
@@ -114,7 +114,17 @@ def _read(self: Searcher, texts):
             raise InputError(f"base={shorten_path(repr(self.base))}: the index was made by another base (hash "
                              f"{self.made_by_[:8]}, not {found[:8]}); give that one, or build the index again")
         self._reader, self.made_by_ = reader, found
-    return self._reader.windows(texts)
+    return self._reader
+
+@patch
+def _read(self: Searcher, texts):
+    "Unit vectors of the windows of texts, and how many each has."
+    return self._opened().windows(texts)
+
+@patch
+def reads_pictures(self: Searcher):
+    "Whether documents and queries are paths of pictures, which is a matter of the base."
+    return self.words is False and not hasattr(self._opened().rows, "tokenizer")
 
 def refuse_words_of_pictures(reader, words):
     if words is not False and not hasattr(reader.rows, "tokenizer"):

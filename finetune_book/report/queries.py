@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 
 from ..checks import InputError, listed
+from ..data.pairs import groups_of_pairs
 from ..data.retrieval import Retrieval, beir_texts, judged_apart, one_file, read_help_desk
 from ..data.splits import complete_splits
 from ..data.suits import suits
 from ..data.tables import carried, find_source, load_frame, pick_column
 from ..find.ranked import lots_of
 from ..judge.ranking import ndcg_at, recall_at, reciprocal_rank
-from ..text.matcher import groups_of_pairs
 
 # %% ../../nbs/library/report_queries.ipynb #ndafed2d
 PARTS = {"train": ("train",), "validation": ("validation", "valid", "dev"), "test": ("test",)}

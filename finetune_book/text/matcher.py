@@ -12,6 +12,7 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..checks import InputError, shorten
+from ..data.pairs import groups_of_pairs
 from ..finetuner import pair_of, store
 from ..tasks.heads import head_of
 from ..tasks.match import Match, hard_batches, paired_batches, unit_rows
@@ -65,17 +66,6 @@ def allow(self: MatchRows, model, size, method):
 
 # %% ../../nbs/library/text_matcher.ipynb #ne9515d2
 def are_pairs(X): return isinstance(X, (list, tuple)) and len(X) and all(isinstance(x, (list, tuple)) for x in X)
-
-def root_of(parent, x):
-    while parent[x] != x: x = parent[x]
-    return x
-
-def groups_of_pairs(pairs):
-    "Number of the group of each text of n pairs, (2n,) int: pairs that share a text, directly or by others, are one."
-    parent = {text: text for pair in pairs for text in pair}
-    for a, b in pairs: parent[root_of(parent, b)] = root_of(parent, a)
-    number = {}
-    return np.array([number.setdefault(root_of(parent, text), len(number)) for pair in pairs for text in pair])
 
 def flat(X, y):
     "Texts (n,) and their groups (n,), from labelled texts, or from pairs with or without labels."

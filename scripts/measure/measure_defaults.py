@@ -66,7 +66,7 @@ def drawn(labels, k, seed):
     names, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
     small = np.flatnonzero(counts[codes] < k)
     big = np.setdiff1d(np.arange(len(labels)), small)
-    return np.sort(np.r_[small, big[few_per_class(labels[big], k, seed)]])
+    return np.sort(np.r_[small, big[few_per_class(labels[big], k, seed)]]) if len(big) else small
 
 
 # --- the ways: (examples, labels, seed) -> a fitted model ---------------------------------------------------------------

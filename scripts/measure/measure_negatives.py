@@ -24,22 +24,13 @@ from finetune_book.judge.bootstrap import compare
 from finetune_book.tasks.match import InfoNCE, hard_batches, paired_batches, unit_rows
 
 sys.path.insert(0, str(Path(__file__).parent))
+from measure_match import Unmasked  # noqa: E402
 from measure_search import banking, row_of, some_of  # noqa: E402
 from stored import Stored, asking  # noqa: E402
 
 COLUMNS = ["way", "seed", "recall@1", "hit@10", "hubness", "seconds", "right"]
 PER_CLASS, ASKED, EPOCHS, RATE, SEEDS = 16, 10, 5, 1e-3, (0, 1, 2)
 USUAL = dict(size=32, temperature=.05, loss=InfoNCE)
-
-
-class Unmasked(InfoNCE):
-    "Each row's partner is the next of its label in the batch; all others of the label are taken as wrong."
-    def __call__(self, vectors, labels):
-        u = torch.nn.functional.normalize(vectors, dim=1)
-        z = (u @ u.T / self.temperature).masked_fill(torch.eye(len(u), dtype=torch.bool), -torch.inf)
-        same = (labels[:, None] == labels) & ~torch.eye(len(labels), dtype=torch.bool)
-        asks = same.any(1)
-        return torch.nn.functional.cross_entropy(z[asks], same[asks].int().argmax(1)) if asks.any() else vectors.sum() * 0
 
 
 CHANGES = {"trained": {}, "batch 8": dict(size=8), "batch 128": dict(size=128), "batch 512": dict(size=512), "temperature .01": dict(temperature=.01),

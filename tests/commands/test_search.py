@@ -92,3 +92,44 @@ def test_a_damaged_index_is_one_line(index, capsys):
 def test_help_has_examples(capsys):
     assert main(["search", "--help"]) == 0
     assert capsys.readouterr().out.count("finetune-book search") >= 3
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory, tiny_picture_base):
+    "A folder of six pictures, and a saved classifier of them."
+    from PIL import Image
+    from examples import pictures
+    from finetune_book import ImageClassifier
+    folder, (X, y) = tmp_path_factory.mktemp("photos"), pictures(6)
+    (folder / "pictures/more").mkdir(parents=True)
+    for i, picture in enumerate(X): Image.fromarray(picture).save(folder / "pictures" / ("more" if i % 2 else "") / f"{i}.png")
+    ImageClassifier(base=tiny_picture_base, tune="full", epochs=1, verbose=0, device="cpu", precision="float32").fit(X, y).save(folder / "sorter")
+    return folder
+
+
+def test_a_folder_of_pictures(photos, tmp_path, capsys):
+    index, pictures, query = tmp_path / "index", photos / "pictures", photos / "pictures/more/3.png"
+    assert said(capsys, "--index", index, "--data", pictures, "--base", photos / "sorter") == f"{index}: 6 documents\n"
+    found = pd.read_csv(io.StringIO(said(capsys, "--index", index, "-k", 2, query)))
+    assert found.id.tolist()[0] == found.text[0] == str(query.resolve()) and found.score[0] == pytest.approx(1) and len(found) == 2
+    assert "6 documents" in said(capsys, "--index", index, "--data", pictures)                      # the same again adds nothing
+    assert pd.read_csv(io.StringIO(said(capsys, "--data", pictures, "--base", photos / "sorter", "-k", 2, query))).equals(found)
+
+
+def test_pictures_and_words_are_kept_apart(photos, index, tmp_path, capsys, tiny_base):
+    pictures = str(photos / "pictures")
+    refused(capsys, ["search", "--data", pictures, "--words", "both", "x.png"], ["--words both: there are no words in pictures"])
+    refused(capsys, ["search", "--index", index, "--data", pictures, "x.png"], ["holds pictures, and the base reads texts"])
+    refused(capsys, ["search", "--data", pictures, "--base", tiny_base, "x.png"], ["holds pictures, and the base reads texts"])
+    refused(capsys, ["search", "--data", pictures, "--base", str(photos / "sorter"), "nowhere.png"], ["nowhere.png"])
+
+
+def test_a_picture_that_cannot_be_read(photos, tmp_path, capsys):
+    from shutil import copytree
+    copytree(photos / "pictures", tmp_path / "pictures")
+    (tmp_path / "pictures/notes.png").write_text("no picture")
+    asked = ["search", "--data", str(tmp_path / "pictures"), "--base", str(photos / "sorter"), "-k", "9", "--json", str(photos / "pictures/0.png")]
+    refused(capsys, asked, ["notes.png", "no picture"])
+    assert main([*asked, "--skip-bad"]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("\n") == 6 and "warning: left out" in shown.err and "notes.png" in shown.err

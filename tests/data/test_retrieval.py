@@ -4,7 +4,7 @@ import json
 import pytest
 
 from finetune_book.checks import InputError
-from finetune_book.data.retrieval import check_qrels, read_beir, read_help_desk, read_pairs
+from finetune_book.data.retrieval import check_qrels, read_beir, read_help_desk
 
 
 @pytest.fixture
@@ -44,21 +44,6 @@ def test_a_folder_that_is_none(folder, tmp_path):
     with pytest.raises(InputError, match="no train.jsonl"): read_beir(folder, "train")
     (folder / "corpus.jsonl").unlink()
     with pytest.raises(InputError, match="BEIR folder has corpus.jsonl"): read_beir(folder)
-
-
-@pytest.mark.parametrize("heads", ["sentence1,sentence2,score", "question1,question2,is_duplicate"])
-def test_pairs(tmp_path, heads):
-    (tmp_path / "pairs.csv").write_text(heads + "\na,b,1\nc,d,0\n")
-    pairs, scores = read_pairs(tmp_path / "pairs.csv")
-    assert pairs == [("a", "b"), ("c", "d")] and scores.tolist() == [1, 0]
-
-
-def test_pairs_that_cannot_be(tmp_path):
-    (tmp_path / "pairs.csv").write_text("x,y\na,b\n")
-    with pytest.raises(InputError, match="no column 'text_a'"): read_pairs(tmp_path / "pairs.csv")
-    assert read_pairs(tmp_path / "pairs.csv", "x", "y") == ([("a", "b")], None)
-    (tmp_path / "pairs.csv").write_text("text1,text2,score\na,b,1\nc,d,much\n")
-    with pytest.raises(InputError, match="row 2 has no number in column 'score'"): read_pairs(tmp_path / "pairs.csv")
 
 
 @pytest.mark.parametrize("qrels, says", [({"q": {"a": 0}}, "nothing is relevant"), ({"q": {"a": "yes"}}, "is no gain"), ({"q": {"a": -1}}, "is no gain"), ({"q": {"a": float("nan")}}, "is no gain")])

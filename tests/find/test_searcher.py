@@ -273,3 +273,47 @@ def test_words_alone_need_no_torch():
     code = ("import sys; from finetune_book.find.searcher import Searcher; found = Searcher(words=True).fit(['my card is lost', 'the parcel']).search(['card'], 1)[0]\n"
             "print(found.tolist(), sorted({'torch', 'transformers', 'torchvision'} & set(sys.modules)))")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[[0]] []"
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    "Twelve pictures of two classes as files, in two folders; and their labels."
+    from PIL import Image
+    from examples import pictures
+    folder, (X, y) = tmp_path_factory.mktemp("photos"), pictures(12)
+    paths = [folder / str(label) / f"{i}.png" for i, label in enumerate(y)]
+    for path, picture in zip(paths, X):
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(picture).save(path)
+    return folder, [str(path) for path in paths], y
+
+
+@pytest.fixture(scope="module")
+def sorter(photos, tiny_picture_base):
+    "A fitted ImageClassifier and the folder in which it was saved."
+    from finetune_book import ImageClassifier
+    est = ImageClassifier(base=tiny_picture_base, tune="full", epochs=1, verbose=0, device="cpu", precision="float32").fit(photos[1], photos[2])
+    return est, str(est.save(photos[0].parent / f"{photos[0].name}-sorter"))
+
+
+def test_a_classifier_of_pictures_is_a_base_fitted_or_saved(photos, sorter, tmp_path):
+    _, paths, _ = photos
+    fitted, saved = (Searcher(base, words=False, device="cpu").fit(paths) for base in sorter)
+    (ids, scores), (same, said) = (searcher.search(paths[:4], 12) for searcher in (fitted, saved))
+    assert fitted.reads_pictures() and np.array_equal(ids, same) and np.allclose(scores, said, atol=1e-5) and ids[:, 0].tolist() == [0, 1, 2, 3]
+    saved.save(tmp_path / "index")
+    again = Searcher.open(tmp_path / "index", device="cpu")
+    assert np.array_equal(again.search(paths[:4], 12)[0], ids)                        # the folder's name is kept with the index
+    again.delete([2]).save(tmp_path / "index")
+    assert 2 not in Searcher.open(tmp_path / "index", device="cpu").search(paths, 12)[0].ravel()
+
+
+def test_a_picture_that_is_none_is_named_and_nothing_is_kept_of_it(photos, sorter, tmp_path):
+    searcher = Searcher(sorter[0], words=False).fit(photos[1][:3])
+    (tmp_path / "broken.png").write_bytes(open(photos[1][0], "rb").read()[:40])
+    with pytest.raises(InputError, match="broken.png"): searcher.add([*photos[1][3:5], str(tmp_path / "broken.png")])
+    assert len(searcher) == 3 and searcher.search(photos[1][:1], 1)[0].tolist() == [[0]]
+
+
+def test_words_are_no_pictures(tiny_base):
+    assert not Searcher(tiny_base, words=False, max_length=16, device="cpu").fit(DOCS).reads_pictures() and not Searcher(words=True).fit(DOCS).reads_pictures()

@@ -5,6 +5,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from fake_pictures import PARTS, model_noting
+
 
 @pytest.fixture(scope="module")
 def script(load_script): return load_script("measure_picture_precision")
@@ -12,13 +14,8 @@ def script(load_script): return load_script("measure_picture_precision")
 
 def test_each_training_is_one_row_and_is_not_made_twice(script, tmp_path, monkeypatch, capsys):
     asked, out = [], tmp_path / "rows.csv"
-    class Model:
-        def __init__(self, **settings): asked.append(settings)
-        def fit(self, x, y): return self
-        def predict(self, x): return np.array(["a"] * len(x))
-    x = np.zeros((4, 8, 8, 3), np.uint8)
-    monkeypatch.setattr(script, "ImageClassifier", Model)
-    monkeypatch.setattr(script, "picture_sets", lambda cifar: {"toy": ((x, np.array(list("abab"))), (x, np.array(list("aaab"))))})
+    monkeypatch.setattr(script, "ImageClassifier", model_noting(asked))
+    monkeypatch.setattr(script, "picture_sets", lambda cifar: {"toy": PARTS})
     for seeds in (["0"], ["0", "1"]):
         monkeypatch.setattr(sys, "argv", ["measure", "--out", str(out), "--seeds", *seeds])
         script.main()

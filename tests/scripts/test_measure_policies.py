@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 import torch
 
+from fake_pictures import PARTS, model_noting
 from finetune_book.data.tables import carried
 
 
@@ -12,13 +13,8 @@ def script(load_script): return load_script("measure_policies")
 
 def test_each_training_is_one_row_and_is_not_made_twice(script, tmp_path, monkeypatch, capsys):
     asked, out = [], tmp_path / "rows.csv"
-    class Model:
-        def __init__(self, **settings): asked.append(settings)
-        def fit(self, x, y): return self
-        def predict(self, x): return np.array(["a"] * len(x))
-    x = np.zeros((4, 8, 8, 3), np.uint8)
-    monkeypatch.setattr(script, "ImageClassifier", Model)
-    monkeypatch.setattr(script, "picture_sets", lambda cifar: {"cifar10": ((x, np.array(list("abab"))), (x, np.array(list("aaab"))))})
+    monkeypatch.setattr(script, "ImageClassifier", model_noting(asked))
+    monkeypatch.setattr(script, "picture_sets", lambda cifar: {"cifar10": PARTS})
     for seeds in (["0"], ["0", "1"]):
         script.main(["--out", str(out), "--only", "cifar10", "--seeds", *seeds])
     rows = script.Stored(out, script.COLUMNS, script.KEY).rows()

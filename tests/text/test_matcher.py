@@ -6,7 +6,6 @@ from examples import LABELS, TEXTS
 from finetune_book import TextMatcher
 from finetune_book.checks import InputError
 from finetune_book.find.searcher import Searcher
-from finetune_book.text.matcher import groups_of_pairs
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +46,6 @@ def test_saved_and_loaded_it_is_the_same_base_of_a_search(fitted, tmp_path):
 
 
 def test_pairs_that_share_a_text_are_one_group(settings):
-    assert groups_of_pairs([("a", "b"), ("c", "d"), ("d", "a"), ("e", "f")]).tolist() == [0, 0, 0, 0, 0, 0, 1, 1]
     pairs = [(TEXTS[i], TEXTS[i + 1]) for i in (0, 2, 4, 6, 8, 10)]
     est = TextMatcher(**settings).fit(pairs, validation=pairs[:2])
     assert "val_neighbour" in est.history_[0] and est.score(pairs) >= 0
