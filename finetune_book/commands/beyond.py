@@ -46,7 +46,10 @@ def desk_parts(path, told):
     from finetune_book.data.tables import carried
     from finetune_book.report.queries import Desk, beir_desk, carried_desk, matched
     read = carried_desk if path == carried("help_desk") else beir_desk
-    found = {part: matched(Desk(r.docs, {}, r.qrels, []), frame) for part, r, frame in read(path, told["group"])}
+    def matching(r):
+        asked = pd.DataFrame(dict(id=list(r.queries), text=list(r.queries.values())))
+        return matched(Desk(r.docs, {}, r.qrels, [], {}, 0), asked)
+    found = {part: matching(r) for part, r, *_ in read(path, told["group"])}
     return {part: (texts, pd.DataFrame(dict(label=numbers))) for part, (texts, numbers) in found.items()}
 
 def files_of(path):

@@ -65,6 +65,16 @@ def with_pictures(searcher, paths, data):
     return searcher.add(paths, paths)
 
 # %% ../../nbs/library/commands_search.ipynb #n4dc2c0e
+def without(searcher, gone, index):
+    "The searcher without the documents of some ids, as they are written in a shell; kept in the index."
+    from finetune_book.checks import InputError, listed
+    if not gone: return searcher
+    known = {str(id): id for id in getattr(searcher, "ids_", ())}
+    if lost := [id for id in gone if id not in known]:
+        raise InputError(f"--delete: no document with the id {listed(lost, 4)} in the index; nothing was deleted")
+    searcher.delete([known[id] for id in gone]).save(index)
+    return searcher
+
 def filled(searcher, index, data, text, id, pictures=None):
     "The searcher with the documents, kept where there is an index; InputError if there is nothing to search."
     from finetune_book.checks import InputError
@@ -79,9 +89,9 @@ def filled(searcher, index, data, text, id, pictures=None):
     if index is not None: searcher.save(index)
     return searcher
 
-def queries_given(queries, data, index):
-    "The queries of the arguments or of standard input; [] where an index is only to be built."
-    only_build = data is not None and index is not None and not queries
+def queries_given(queries, changes, index):
+    "The queries of the arguments or of standard input; [] where an index is only to be built or changed."
+    only_build = changes and index is not None and not queries
     if only_build and (sys.stdin.isatty() or not (piped := sys.stdin.read()).strip()): return []
     if only_build:
         from io import StringIO
@@ -118,6 +128,8 @@ BASE_HELP = "What makes vectors: book-bert, of pictures book-resnet, a model fol
 BaseOf = Annotated[str | None, typer.Option("--base", help=BASE_HELP)]
 WORDS_HELP = "words, vectors or both; both if not given, of pictures vectors."
 WordsOf = Annotated[str | None, typer.Option("--words", help=WORDS_HELP)]
+Gone = Annotated[list[str] | None, typer.Option("--delete", help="Take the document of this id out of the index first; "
+                                                                "may be given again.")]
 SkipBadOnes = Annotated[bool, typer.Option("--skip-bad", help="Pictures: leave out those that cannot be read.")]
 Most = Annotated[int, typer.Option("-k", help="How many documents for each question.")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON lines instead of CSV.")]
@@ -132,6 +144,7 @@ def find_documents(
     id: IdColumn = None,
     base: BaseOf = None,
     words: WordsOf = None,
+    delete: Gone = None,
     skip_bad: SkipBadOnes = False,
     k: Most = 5,
     as_json: AsJson = False,
@@ -144,6 +157,7 @@ def find_documents(
     finetune-book search --index desk/ "my parcel has not arrived" "money back"
     finetune-book search --data articles.csv --words words "voucher code"
     finetune-book search --index desk/ --base my_matcher/ --data articles.csv
+    finetune-book search --index desk/ --delete a12 --delete a13
     cat questions.txt | finetune-book search --index desk/ -k 3 --json --out found.jsonl
     finetune-book search --index parts/ --data pictures/ --base my_classifier/ new.png
     """
@@ -152,9 +166,10 @@ def find_documents(
     from finetune_book.report.publish import prepare_folder, write_whole
     check_whole("-k", k, 1)
     refuse_input(out, [data])
-    asked = queries_given(queries, data, index)
+    asked = queries_given(queries, bool(data or delete), index)
     pictures = pictures_of(data, skip_bad)
-    searcher = filled(begun_index(index, base, words, pictures is not None), index, data, text, id, pictures)
+    begun = without(begun_index(index, base, words, pictures is not None), delete, index)
+    searcher = filled(begun, index, data, text, id, pictures)
     if not asked: return print(f"{index}: {len(searcher):,} documents")
     table = as_lines(hits(searcher, asked, k), as_json)
     if out:

@@ -72,7 +72,7 @@ AUGMENT_HELP = ("Training examples varied: none, or by + for pictures crop, flip
 Augment = Annotated[str | None, typer.Option(help=AUGMENT_HELP)]
 Guises = Annotated[str | None, typer.Option(help="Pictures: average predictions over flip, turn, or both by +.")]
 FreezeNorm = Annotated[bool, typer.Option("--freeze-norm", help="Pictures: keep BatchNorm as the base has it.")]
-SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Pictures and pairs of texts: leave out those that cannot be read.")]
+SkipBad = Annotated[bool, typer.Option("--skip-bad", help="Pictures, pairs of texts: leave out what cannot be read.")]
 
 # %% ../../nbs/library/commands_train.ipynb #n5744fce
 PAIRS_HINT = ("its rows are pairs of texts: --task match learns from those that match; same or not is learned in "

@@ -130,7 +130,8 @@ def wary_of_few(ways):
     n, told = len(ways.of(ways.model)), {}
     if n < 200: told[f"few {ways.unit}"] = f"{n}, so the interval is wide"
     groups = n if ways.groups is None else len(set(ways.groups))
-    if groups < n: told[f"{ways.unit.removeprefix('test ')} that repeat"] = f"{n} in {groups} groups; the intervals draw whole groups"
+    repeats = f"{ways.unit.removeprefix('test ')} that repeat"
+    if groups < n: told[repeats] = f"{n} in {groups} groups; the intervals draw whole groups"
     return told
 
 def wary_of_seeds(ways):
@@ -158,7 +159,8 @@ def answer(self: Ways, rungs, question, data, wary=None):
     return dict(question=question, data=data, measure=self.measure, model=self.model, unit=self.unit,
                 score=scored(self.model), also=also, verdict=self.told(),
                 others={way: scored(way) for way in rungs.index if way != self.model},
-                stands=stand_in(list(rivals.values())[-1], self.sign), gains={way: gain_in(f) for way, f in rivals.items()},
+                stands=stand_in(list(rivals.values())[-1], self.sign),
+                gains={way: gain_in(f) for way, f in rivals.items()},
                 wary={**(wary or {}), **wary_of_few(self), **wary_of_seeds(self)})
 
 # %% ../../nbs/library/report_ways.ipynb #nae6a442

@@ -56,7 +56,7 @@ class WindowRows(TextRows):
 
     @classmethod
     def rates_for(cls, base):
-        "Pointers are new, and so is what tokens have to say: at others' usual 5e-5 a stronger base hardly learned them."
+        "Pointers are new, and so is what tokens have to say: at the usual 5e-5 a stronger base hardly learned."
         return dict(head=1e-2, body=2e-4)
 
     def check(self, X):

@@ -4,6 +4,7 @@
     python scripts/measure/measure_generate.py              # measures what is missing, some minutes, then the tables
     python scripts/measure/measure_generate.py --base SmolLM2-135M=FOLDER      # records by a stronger base as well, minutes of one core a seed
     python scripts/measure/measure_generate.py --base SmolLM2-135M=FOLDER --rates      # which rate suits a low rank beside it, on training notes: generate_rates.csv
+    python scripts/measure/measure_generate.py --own-rates  # which rate suits the carried base, on validation notes: generate_rates.csv, too
     python scripts/measure/measure_generate.py --table      # the tables of the rows that are there
 
 `generate.csv`: one line for each of the first test notes, for each way and seed: bits of the answer and its bytes, whether the record that is read
@@ -35,10 +36,10 @@ COLUMNS = ["task", "way", "seed", "row", "patient", "bits", "bytes", "right", "v
 CANARIES = ["repeats", "seed", "rank", "among", "said"]
 SEEDS = (0, 1, 2)
 LEARN, TEST, PASSES, OTHERS = 800, 40, {"findings": 6, "notes": 6, "canaries": 3}, 300
-WAYS = {"untrained": None, "full": {}, "prompt too": dict(learn_prompt=True)}
+WAYS = {"untrained": None, "full": {}, "prompt too": dict(learn_prompt=True), "lora": dict(tune="lora")}
 FEW = dict(n=96, epochs=1, batch_size=8)
 TASKS = {"findings": tuple(WAYS), "notes": ("untrained", "full")}
-RATES, RATE_COLUMNS = (2.5e-4, 1e-3), ["base", "lr", "seed", "n_train", "n_held", "bits_per_byte"]
+OWN_RATES, OWN_SEEDS, RATES, RATE_COLUMNS = (5e-4, 1.5e-3, 3e-3), (100, 101), (2.5e-4, 1e-3), ["base", "lr", "seed", "n_train", "n_held", "bits_per_byte"]
 SCHEMA = dict(type="object", required=["condition", "days"], properties=dict(
     condition=dict(enum=sorted(CONDITIONS)), days=dict(type="integer", minimum=1, maximum=99)))
 REPEATS = (0, 1, 4, 16, 64)
@@ -100,6 +101,14 @@ def measure_base(kept, name, folder, seeds, precision):
         print(name, way, seed, getattr(est, "lr_", None), flush=True)
 
 
+def own_rates(kept):
+    "How the carried decoder learns records at each rate: 800 pairs in six passes, judged on 80 validation notes."
+    for seed, lr in [(seed, lr) for seed in OWN_SEEDS for lr in OWN_RATES]:
+        if kept.has("book-gpt", lr, seed): continue
+        est = writer("findings", seed, lr=lr).fit(*rows_of("findings", notes("train").sample(LEARN, random_state=seed)))
+        kept.add("book-gpt", lr, seed, LEARN, 80, round(-est.score(*rows_of("findings", notes("validation").head(80))), 4))
+
+
 def rates(kept, name, folder, seeds):
     "How a low rank beside another base learns at each rate: 96 pairs in two passes, judged on 32 others of the training notes."
     for seed, lr in [(seed, lr) for seed in seeds[:2] for lr in RATES]:
@@ -146,6 +155,7 @@ def main():
     ask = asking(__doc__, "generate.csv", SEEDS)
     ask.add_argument("--base", nargs="+", default=[], help="stronger bases, NAME=FOLDER, in the place of the carried one")
     ask.add_argument("--rates", action="store_true", help="of these bases the rates of a low rank, in the place of records")
+    ask.add_argument("--own-rates", action="store_true", help="of the carried base the rates in full, in the place of records")
     ask.add_argument("--precision", default="float32", help="of a stronger base")
     options = ask.parse_args()
     kept = Stored(options.out, COLUMNS, ["task", "way", "seed", "row"])
@@ -155,7 +165,8 @@ def main():
         name, _, folder = given.partition("=")
         if options.rates: rates(tried, name, folder, options.seeds)
         else: measure_base(kept, name, folder, options.seeds, options.precision)
-    if not options.table and not options.base:
+    if options.own_rates: own_rates(tried)
+    elif not options.table and not options.base:
         canaries(planted, options.seeds)
         for task in TASKS: measure(kept, task, options.seeds)
     rows = kept.rows(dtype={})

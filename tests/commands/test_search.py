@@ -133,3 +133,20 @@ def test_a_picture_that_cannot_be_read(photos, tmp_path, capsys):
     assert main([*asked, "--skip-bad"]) == 0
     shown = capsys.readouterr()
     assert shown.out.count("\n") == 6 and "warning: left out" in shown.err and "notes.png" in shown.err
+
+
+def test_a_document_is_taken_out_and_another_put_in_its_place(index, tmp_path, capsys):
+    (tmp_path / "new.csv").write_text("id,text\na,left knee\n", encoding="utf-8")
+    assert said(capsys, "--index", index, "--delete", "a", "--data", tmp_path / "new.csv").endswith("5 documents\n")
+    assert "pain in the chest" not in said(capsys, "--index", index, "chest pain") and "left knee" in said(capsys, "--index", index, "knee")
+    assert said(capsys, "--index", index, "--delete", "b", "--delete", "c").endswith("3 documents\n")
+    refused(capsys, ["search", "--index", index, "--delete", "a", "--delete", "nobody", "knee"], ["--delete", "nobody", "nothing was deleted"])
+    assert "left knee" in said(capsys, "--index", index, "knee")
+    refused(capsys, ["search", "--delete", "a", "knee"], ["--delete", "the id a"])
+
+
+def test_a_row_number_is_an_id_too(tmp_path, tiny_base, capsys):
+    (tmp_path / "t.csv").write_text("text\nfever\ncough\n", encoding="utf-8")
+    index = tmp_path / "i"
+    said(capsys, "--index", index, "--data", tmp_path / "t.csv", "--base", tiny_base)
+    assert said(capsys, "--index", index, "--delete", "1").endswith("1 documents\n") and "fever" not in said(capsys, "--index", index, "cough")

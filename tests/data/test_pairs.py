@@ -106,7 +106,7 @@ def test_what_a_reader_does_with_them(put, tiny_base):
 
 @pytest.mark.parametrize("name, lines", [("q.tsv", [QUORA, "0\t1\t2\tWhy?\tHow?\t1"]), ("sts-dev.csv", STS), ("dev.tsv", [GLUE, "0\tg\tf\t2012\t7\tnone\tnone\tOne.\tTwo."])])
 def test_the_command_train_says_what_they_are(put, tmp_path, name, lines, capsys):
-    refused(capsys, ["train", "--data", str(put(name, *lines)), "--out", str(tmp_path / "m")], ["its rows are pairs of texts, which are trained on in Python", "read_pairs", "PairClassifier", "TextMatcher"])
+    refused(capsys, ["train", "--data", str(put(name, *lines)), "--out", str(tmp_path / "m")], ["its rows are pairs of texts: --task match", "read_pairs", "PairClassifier"])
 
 
 def test_a_table_of_texts_is_none(put, tmp_path): assert not holds_pairs(put("t.csv", "text,text_a,text_b", "a,b,c")) and not holds_pairs(tmp_path)
