@@ -96,7 +96,7 @@ class GenerateRows(TextRows):
     @classmethod
     def rates_for(cls, base):
         "The carried decoder learns best at the 3e-3 of its pretraining; others are larger, and have no new head."
-        if base in (None, "book-gpt"): return dict(head=1e-2, body=3e-3)
+        if base in (None, "book-gpt"): return dict(head=1e-2, body=3e-3, added=1e-2)
         return dict(head=1e-3, body=5e-5, added=1e-3)
 
     def check(self, X):

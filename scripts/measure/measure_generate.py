@@ -39,7 +39,8 @@ LEARN, TEST, PASSES, OTHERS = 800, 40, {"findings": 6, "notes": 6, "canaries": 3
 WAYS = {"untrained": None, "full": {}, "prompt too": dict(learn_prompt=True), "lora": dict(tune="lora")}
 FEW = dict(n=96, epochs=1, batch_size=8)
 TASKS = {"findings": tuple(WAYS), "notes": ("untrained", "full")}
-OWN_RATES, OWN_SEEDS, RATES, RATE_COLUMNS = (5e-4, 1.5e-3, 3e-3), (100, 101), (2.5e-4, 1e-3), ["base", "lr", "seed", "n_train", "n_held", "bits_per_byte"]
+OWN_RATES, OWN_SEEDS = {"full": (5e-4, 1.5e-3, 3e-3), "lora": (1e-2, 3e-2)}, (100, 101)
+RATES, RATE_COLUMNS = (2.5e-4, 1e-3), ["base", "lr", "seed", "n_train", "n_held", "bits_per_byte"]
 SCHEMA = dict(type="object", required=["condition", "days"], properties=dict(
     condition=dict(enum=sorted(CONDITIONS)), days=dict(type="integer", minimum=1, maximum=99)))
 REPEATS = (0, 1, 4, 16, 64)
@@ -103,10 +104,11 @@ def measure_base(kept, name, folder, seeds, precision):
 
 def own_rates(kept):
     "How the carried decoder learns records at each rate: 800 pairs in six passes, judged on 80 validation notes."
-    for seed, lr in [(seed, lr) for seed in OWN_SEEDS for lr in OWN_RATES]:
-        if kept.has("book-gpt", lr, seed): continue
-        est = writer("findings", seed, lr=lr).fit(*rows_of("findings", notes("train").sample(LEARN, random_state=seed)))
-        kept.add("book-gpt", lr, seed, LEARN, 80, round(-est.score(*rows_of("findings", notes("validation").head(80))), 4))
+    for seed, tune, lr in [(seed, tune, lr) for seed in OWN_SEEDS for tune, some in OWN_RATES.items() for lr in some]:
+        name = "book-gpt" if tune == "full" else f"book-gpt, {tune}"
+        if kept.has(name, lr, seed): continue
+        est = writer("findings", seed, tune=tune, lr=lr).fit(*rows_of("findings", notes("train").sample(LEARN, random_state=seed)))
+        kept.add(name, lr, seed, LEARN, 80, round(-est.score(*rows_of("findings", notes("validation").head(80))), 4))
 
 
 def rates(kept, name, folder, seeds):
