@@ -129,7 +129,7 @@ def test_what_cannot_be_learned_is_one_line(settings, args, more, says):
 @pytest.mark.parametrize("prompts, more, says", [
     (["a"], dict(temperature=0), "temperature=0"), (["a"], dict(top_p=0), "top_p=0"), (["a"], dict(top_p=1.5), "top_p"), ([], {}, "no prompts"), ("a", {}, "list"), ([None], {}, "prompt 0"),
     (["a"], dict(schema=dict(enum=[])), "nothing can satisfy"), (["a"], dict(beams=2, temperature=1.), "draws nothing"),
-    (["a"], dict(contrast=.6, temperature=1., top_p=.9), "leave out temperature and top_p"), (["a"], dict(contrast=.6, beams=2), "leave out contrast"), (["a"], dict(contrast="x"), "contrast='x'"),
+    (["a"], dict(contrast=.6, temperature=1., top_p=.9), "leave out temperature, top_p"), (["a"], dict(contrast=.6, beams=2), "leave out contrast"), (["a"], dict(contrast="x"), "contrast='x'"),
     (["a"], dict(contrast=.6, top_k=0), "top_k=0"), (["a"], dict(stop=[""]), "stop"), (["a"], dict(most=0), "most=0"),
     (["a"], dict(seed=-1), "seed"), (["a"], dict(schema=dict(enum=["abcdefgh"]), most=4), "give most=10")])
 def test_what_cannot_be_written_is_one_line(fitted, prompts, more, says):
