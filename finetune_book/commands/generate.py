@@ -80,6 +80,7 @@ TopK = Annotated[int | None, typer.Option(help="Draw among the k most probable t
 TopP = Annotated[float | None, typer.Option(help="Draw among the most probable tokens with this probability together.")]
 Penalty = Annotated[float, typer.Option(help="Above 1: tokens that are there already get less probable.")]
 Beams = Annotated[int | None, typer.Option(help="Keep so many of the most probable lines.")]
+Unlike = Annotated[float | None, typer.Option("--contrast", help="0 to 1: of the top-k (4) the token unlike the text.")]
 Stop = Annotated[list[str] | None, typer.Option(help="Text at which writing stops; may be given again.")]
 Schema = Annotated[Path | None, typer.Option(help="File with a JSON schema that each text will follow.")]
 Copies = Annotated[int, typer.Option(help="Texts for each prompt, each with a seed of its own.")]
@@ -92,13 +93,14 @@ Out = Annotated[Path | None, out_option("File to write; stdout if not given.")]
 # %% ../../nbs/library/commands_generate.ipynb #n5c99567
 def generate_texts(prompts: Prompts = None, model: Writer = "book-gpt", most: Most = None, temperature: Heat = None,
                    top_k: TopK = None, top_p: TopP = None, penalty: Penalty = 1., beams: Beams = None,
-                   stop: Stop = None, schema: Schema = None, copies: Copies = 1, seed: Seed = 0, cut: Cut = False,
-                   stream: Stream = False, as_json: InJson = False, out: Out = None):
+                   contrast: Unlike = None, stop: Stop = None, schema: Schema = None, copies: Copies = 1,
+                   seed: Seed = 0, cut: Cut = False, stream: Stream = False, as_json: InJson = False, out: Out = None):
     """Go on where prompts stop.
 
     \b
     finetune-book generate --stream "Pt (64F) presents with"
     finetune-book generate --model writer/ --temperature .8 --top-p .9 --copies 3 --json "Denies chest pain."
+    finetune-book generate --contrast .6 --top-k 4 "Never free of"
     cat notes.txt | finetune-book generate --model reader/ --schema findings.json --out findings.csv
     """
     from finetune_book.checks import InputError, check_whole
@@ -108,7 +110,7 @@ def generate_texts(prompts: Prompts = None, model: Writer = "book-gpt", most: Mo
         raise InputError("--stream shows texts as they are written; leave out --out and --json")
     asked = [p for p in examples_given(prompts, None, "prompts") for _ in range(copies)]
     settings = dict(most=most, temperature=temperature, top_k=top_k, top_p=top_p, penalty=penalty, beams=beams,
-                    stop=stop or [], schema=schema_in(schema), cut=cut)
+                    contrast=contrast, stop=stop or [], schema=schema_in(schema), cut=cut)
     saved = refuse_no_model(model)
     refuse_input(out, [*filter(None, [schema]), *(p for p in (Path(model).rglob("*") if saved else ()) if p.is_file())])
     if out: prepare_folder(out.parent)

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['penalize_repeats', 'keep_top_k', 'keep_nucleus', 'Line', 'write_on', 'Pick', 'Beam', 'distinct', 'longest_copy',
-           'AnswerLoss', 'NextToken']
+           'Contrast', 'AnswerLoss', 'NextToken']
 
 # %% ../../nbs/7_beyond/75_generate.ipynb #n67963f1
 from collections import Counter
@@ -105,6 +105,11 @@ def seen_over(line, most, end, stop):
     if stop and stop(line.new): return line._replace(why="stop")
     return line._replace(why="limit") if len(line.new) >= most else line
 
+class Way:
+    "How tokens are chosen: what it asks of a model beyond logits and cache, and the text there is while lines go on."
+    asks = {}
+    def settled(self, lines): return lines
+
 # %% ../../nbs/7_beyond/75_generate.ipynb #n6958102
 @torch.no_grad()
 def write_on(model, prompts, way, most, end=None, stop=None, tell=None, device="cpu"):
@@ -112,9 +117,10 @@ def write_on(model, prompts, way, most, end=None, stop=None, tell=None, device="
 
     Parameters
     ----------
-    model : callable (ids (n, t), cache, mask) -> (logits (n, t, v), cache), as `Decoder` of lesson 44 (gpt)
+    model : callable (ids (n, t), cache, mask) -> (logits (n, t, v), cache), as `Decoder` of lesson 44 (gpt); what a way
+        asks for beyond these is asked of it by name, and follows them
     prompts : list of n sequences of int, none of them empty
-    way : Pick or Beam, how tokens are chosen
+    way : Pick, Beam or Contrast, how tokens are chosen
     most : int >= 1, new tokens
     end : number of the token that ends a text, or None
     stop : function of the new tokens of a line -> bool, or None
@@ -134,9 +140,9 @@ def write_on(model, prompts, way, most, end=None, stop=None, tell=None, device="
     lines, over = way.begin(prompts), partial(seen_over, most=most, end=end, stop=stop)
     (ids, mask), cache = fill_left([line.prompt for line in lines], device), None
     while lines:
-        logits, cache = model(ids, cache, mask)
-        before, grown = way.go_on(logits[:, -1].float().cpu(), lines, over)
-        for line in grown if tell else (): tell(line)
+        logits, cache, *more = model(ids, cache, mask, **way.asks)
+        before, grown = way.go_on(logits[:, -1].float().cpu(), lines, over, *more)
+        for line in way.settled(grown) if tell else (): tell(line)
         cache = cache if before == list(range(len(lines))) else in_order(cache, before)
         lines, mask = grown, None
         ids = torch.tensor([[line.new[-1]] for line in lines], device=device)
@@ -162,7 +168,7 @@ def spread_seeds(prompts, seed):
     return out
 
 # %% ../../nbs/7_beyond/75_generate.ipynb #n44d1932
-class Pick:
+class Pick(Way):
     """One token for each line: the most probable, or one that is drawn.
 
     Parameters
@@ -222,7 +228,7 @@ def chosen(self: Pick, scores, lines):
             for p, line in zip(scores.softmax(-1), lines)]
 
 # %% ../../nbs/7_beyond/75_generate.ipynb #nc8ebeeb
-class Beam:
+class Beam(Way):
     """The best of several lines for each prompt, eq. (2).
 
     Parameters
@@ -312,6 +318,64 @@ def longest_copy(row, shelf):
 # %% ../../nbs/7_beyond/75_generate.ipynb #nac77538
 def as_letters(row): return "".join(chr(0x10000 + int(i)) for i in row)      # one letter for each token
 def as_shelf(rows): return "\n".join(map(as_letters, rows))
+
+# %% ../../nbs/7_beyond/75_generate.ipynb #n5973ed2
+class Contrast(Pick):
+    """Of the k most probable tokens the one that is probable and unlike what is there, eq. (2a).
+
+    Parameters
+    ----------
+    k : int >= 1, tokens that are tried; alpha : float in [0, 1], how much likeness counts; 0 is greedy
+    penalty, allowed : as of `Pick`
+
+    The model is asked for `states` (n, t, d) as well. Raises InputError for a setting out of its range.
+
+    Source: Su et al. (2022), eq. (5).
+    """
+    asks = dict(states=True)
+
+    def __init__(self, k=4, alpha=.6, penalty=1., allowed=None):
+        super().__init__(penalty=penalty, allowed=allowed)
+        self.k, self.alpha = check_whole("top_k", k, 1), check_real("contrast", alpha, 0, 1)
+
+    def begin(self, prompts):
+        self.heard, self.chances = [None] * len(prompts), [None] * len(prompts)
+        return super().begin(prompts)
+
+    def go_on(self, scores, lines, over, states):
+        units, kept = F.normalize(states.float(), dim=-1), []
+        for row, at in rows_of(lines):
+            best = at[self.best(row, units[at, -1])]
+            self.keep(row, lines[best], units[best], over)
+            if not self.lines[row].why: kept.append(best)
+        pairs = self.tried(scores[kept], kept, [self.lines[lines[i].row] for i in kept]) if kept else []
+        return [i for i, _ in pairs], [line for _, line in pairs]
+
+    def settled(self, lines): return [self.lines[row] for row, _ in rows_of(lines) if self.lines[row].new]
+
+# %% ../../nbs/7_beyond/75_generate.ipynb #nfa915a5
+@patch
+def best(self: Contrast, row, units):
+    "Which of the tokens on trial is kept; units (k, d) are their vectors, of length 1."
+    if self.heard[row] is None: return 0                        # no token yet, a prompt
+    like = (units @ self.heard[row].T).amax(-1).cpu()
+    return int(((1 - self.alpha) * self.chances[row] - self.alpha * like).argmax())
+
+@patch
+def keep(self: Contrast, row, line, units, over):
+    "A line, and of its vectors (t, d) those of its text, are what is there now."
+    if line.new: self.lines[row] = over(line)
+    self.heard[row] = units[-len(line.prompt):] if self.heard[row] is None else torch.cat([self.heard[row], units[-1:]])
+
+@patch
+def tried(self: Contrast, scores, kept, lines):
+    "(number of the line it comes from, line with one more token) of the k most probable tokens behind each."
+    nats, scores, pairs = scores.log_softmax(-1), self.adjusted(scores, lines), []
+    for i, line, said, z in zip(kept, lines, nats, scores):
+        tokens = z.topk(min(self.k, max(1, int(z.isfinite().sum())))).indices
+        self.chances[line.row] = z.softmax(-1)[tokens]
+        pairs += [(i, line.then(t, line.score + n)) for t, n in zip(tokens.tolist(), said[tokens].tolist())]
+    return pairs
 
 # %% ../../nbs/7_beyond/75_generate.ipynb #n466ef24
 class AnswerLoss:

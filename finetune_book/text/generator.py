@@ -21,7 +21,7 @@ from ..checks import (InputError, check_flag, check_seed, check_whole, has_order
 from ..data.hub import resolve_base
 from ..finetuner import FineTuner, pair_of, pick_device, store
 from ..rows import logits_of
-from ..tasks.generate import Beam, NextToken, Pick, write_on
+from ..tasks.generate import Beam, Contrast, NextToken, Pick, write_on
 from ..tasks.pretrained import OURS, check_model_type
 from .bases import load_text_base, load_tokenizer, longest_input, opening, read_text_model
 from .gpt import FAMILIES, Decoder, bits_per_byte, token_losses
@@ -329,14 +329,21 @@ def in_context(rows, most, context, cut):
                   "are cut", stacklevel=3)
     return [[ids[0], *ids[1 - room:]] if len(ids) > room and room > 1 else ids[-room:] for ids in rows]
 
-def way_of(beams, drawing, penalty, seed, mask, tell):
+def leave_out(why, **given):
+    "InputError that names what is given, if anything is."
+    given = [name for name, value in given.items() if value is not None]
+    if given: raise InputError(f"{why}; leave out {listed(given)}")
+
+def way_of(drawing, beams, contrast, tell, seed, **shared):
     "How tokens are chosen; InputError for settings that do not go together."
-    if beams is None: return Pick(**drawing, penalty=penalty, seed=seed, allowed=mask)
-    given = [name for name, value in (drawing | dict(tell=tell)).items() if value is not None]
-    if given:
-        raise InputError("beams: keeps the most probable lines, draws nothing and knows its text at the end; leave out "
-                         f"{listed(given)}")
-    return Beam(beams, penalty=penalty, allowed=mask)
+    if beams is not None:
+        leave_out("beams: keeps the most probable lines, draws nothing and knows its text at the end", **drawing,
+                  contrast=contrast, tell=tell)
+        return Beam(beams, **shared)
+    if contrast is None: return Pick(**drawing, seed=seed, **shared)
+    top_k = drawing.pop("top_k")
+    leave_out("contrast: takes one of the top_k most probable tokens and draws nothing", **drawing)
+    return Contrast(4 if top_k is None else top_k, contrast, **shared)
 
 def check_stops(stop):
     stop = [stop] if isinstance(stop, str) else list(stop)
@@ -356,7 +363,7 @@ def up_to(text, stop):
 # %% ../../nbs/library/text_generator.ipynb #nd28d997
 @patch
 def generate(self: TextGenerator, prompts, most=None, temperature=None, top_k=None, top_p=None, penalty=1., beams=None,
-             stop=(), schema=None, seed=0, cut=False, tell=None):
+             stop=(), schema=None, seed=0, cut=False, tell=None, contrast=None):
     """Write on where prompts stop.
 
     Parameters
@@ -371,6 +378,8 @@ def generate(self: TextGenerator, prompts, most=None, temperature=None, top_k=No
     seed : int >= 0; of equal prompts the second has the next seed, and so on
     cut : bool, whether the beginning of a prompt that is too long may be cut
     tell : function of (number of a prompt, its text so far), called after each token; or None
+    contrast : float in [0, 1], how much a token must differ from the text, see `Contrast`; None for no such search. It
+        tries `top_k` tokens, 4 if that is None
 
     Returns
     -------
@@ -385,7 +394,8 @@ def generate(self: TextGenerator, prompts, most=None, temperature=None, top_k=No
     tokenizer, model = self.rows_.tokenizer, Decoder.like(as_published(self.model_))
     most = min(64, model.config.longest // 2) if most is None else check_whole("most", most, 1)
     mask = None if schema is None else SchemaMask(schema, known_pieces(tokenizer, model), tokenizer.eos_token_id, most)
-    way = way_of(beams, dict(temperature=temperature, top_k=top_k, top_p=top_p), penalty, seed, mask, tell)
+    way = way_of(dict(temperature=temperature, top_k=top_k, top_p=top_p), beams, contrast, tell, seed=seed,
+                 penalty=penalty, allowed=mask)
     rows = [[first_token(tokenizer), *ids] for ids in plain_ids(tokenizer, prompts)]
     rows = in_context(rows, most, model.config.longest, cut)
     device = next(self.model_.parameters()).device

@@ -262,7 +262,7 @@ class Decoder(nn.Module):
     seed : int >= 0, decides the first weights; no global random state is read or moved
 
     Shapes: input_ids (n, t) int, cache KeyValues or None, attention_mask (n, t) of 1 and 0 for these tokens, None for 1
-    -> (logits (n, t, v), KeyValues to go on with).
+    -> (logits (n, t, v), KeyValues to go on with); with states=True also what the logits are made of, (n, t, d).
 
     Raises
     ------
@@ -285,7 +285,7 @@ class Decoder(nn.Module):
         "The same decoder as one of transformers, weights included, in eval mode."
         return decoder_like(cls, model)
 
-    def forward(self, input_ids, cache=None, attention_mask=None):
+    def forward(self, input_ids, cache=None, attention_mask=None, states=False):
         past = 0 if cache is None else cache.length
         check_tokens(input_ids, past, self.config, cache)
         seen = seen_so_far(input_ids, attention_mask, cache)
@@ -294,8 +294,9 @@ class Decoder(nn.Module):
         for block, before in zip(self.blocks, [None] * len(self.blocks) if cache is None else cache.layers):
             x, pair = block(x, mask, angles, before)
             kept.append(pair)
-        last = self.embed if self.head is None else self.head
-        return F.linear(self.norm(x), last.weight), KeyValues(tuple(kept), seen)
+        last, x = self.embed if self.head is None else self.head, self.norm(x)
+        found = F.linear(x, last.weight), KeyValues(tuple(kept), seen)
+        return (*found, x) if states else found
 
 # %% ../../nbs/4_models/44_gpt.ipynb #n5fd0ba9
 def start_weights(model, std=.02):

@@ -29,6 +29,10 @@ def test_texts_are_a_csv_that_says_why_they_stopped(model, capsys):
     assert [(r["text"], r["stopped"]) for r in rows_of(capsys)] == [("left. ", "stop")]
     assert main(["generate", "-m", model, "--copies", "3", "--temperature", "3", "-n", "9", NOTES[0]]) == 0
     assert len({r["text"] for r in rows_of(capsys)}) > 1
+    assert main(["generate", "-m", model, "--contrast", "0", "--top-k", "3", *NOTES]) == 0          # nothing but probability counts
+    assert [r["text"] for r in rows_of(capsys)] == SAID
+    assert main(["generate", "-m", model, "--contrast", "1", "-n", "9", *NOTES]) == 0
+    assert [r["text"] for r in rows_of(capsys)] != SAID
 
 
 def test_json_lines_stdin_and_a_file(model, capsys, tmp_path, monkeypatch):
@@ -58,7 +62,8 @@ def test_what_is_refused(model, tiny_base, capsys, tmp_path, monkeypatch):
     for args, says in (([" "], "empty"), (["--temperature", "0", "a"], "temperature=0"), (["--top-p", "0", "a"], "top_p=0"), (["--top-p", "2", "a"], "top_p=2"),
                        (["-n", "0", "a"], "most=0"), (["--schema", str(tmp_path / "s.json"), "a"], "not readable as JSON"), (["--schema", str(tmp_path / "t.json"), "a"], "nothing can satisfy"),
                        (["--schema", str(tmp_path / "none.json"), "a"], "none.json"), (["--stream", "--json", "a"], "--stream"), (["--copies", "0", "a"], "--copies=0"),
-                       (["the knee is red " * 30], "cut"), (["--beams", "2", "--top-k", "3", "a"], "draws nothing"), (["--out", f"{model}/config.json", "a"], "would be overwritten")):
+                       (["the knee is red " * 30], "cut"), (["--beams", "2", "--top-k", "3", "a"], "draws nothing"),
+                       (["--contrast", "2", "a"], "contrast=2"), (["--contrast", ".5", "--top-p", ".9", "a"], "leave out top_p"), (["--contrast", ".5", "--beams", "2", "a"], "leave out contrast"), (["--out", f"{model}/config.json", "a"], "would be overwritten")):
         refused(capsys, [*ask, *args], [says])
     refused(capsys, ["generate", "-m", tiny_base, "a"], ["is a bert"])
     monkeypatch.chdir(tmp_path)                             # a long path is shortened, so a short one

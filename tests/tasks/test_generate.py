@@ -7,7 +7,7 @@ import torch
 import transformers
 
 from finetune_book.checks import InputError
-from finetune_book.tasks.generate import AnswerLoss, Beam, Line, NextToken, Pick, distinct, keep_nucleus, longest_copy, penalize_repeats, write_on
+from finetune_book.tasks.generate import AnswerLoss, Beam, Contrast, Line, NextToken, Pick, distinct, keep_nucleus, longest_copy, penalize_repeats, write_on
 from finetune_book.text.gpt import Decoder
 
 SIZES = dict(vocab_size=40, hidden_size=24, num_hidden_layers=2, num_attention_heads=4, max_position_embeddings=48, bos_token_id=0, eos_token_id=0, pad_token_id=0)
@@ -69,17 +69,60 @@ def test_beams_are_those_of_transformers(both, name):
 
 class Forgetful:
     def __init__(self, model): self.model = model
-    def __call__(self, ids, cache, mask):
+    def __call__(self, ids, cache, mask, **asked):
         mask = torch.ones_like(ids) if mask is None else mask
         if cache is not None: ids, mask = (torch.cat(pair, 1) for pair in zip(cache, (ids, mask)))
-        return self.model(ids, None, mask)[0], (ids, mask)
+        logits, _, *more = self.model(ids, None, mask, **asked)
+        return logits, (ids, mask), *more
 
 
-@pytest.mark.parametrize("make", [lambda: Pick(), lambda: Pick(top_p=.9, temperature=1.2, seed=4), lambda: Pick(penalty=1.3), lambda: Beam(3)])
+@pytest.mark.parametrize("make", [lambda: Pick(), lambda: Pick(top_p=.9, temperature=1.2, seed=4), lambda: Pick(penalty=1.3), lambda: Beam(3), lambda: Contrast(4, .6, penalty=1.2)])
 def test_company_order_and_cache_change_nothing(both, make):
     ours, together = both[0], new(both[0], PROMPTS, make())
     assert together == [new(ours, [p], make())[0] for p in PROMPTS] == new(Forgetful(ours), PROMPTS, make()) == new(ours, PROMPTS[::-1], make())[::-1]
     assert together == new(ours, PROMPTS, make())
+
+
+@torch.no_grad()
+def as_it_stands(theirs, prompt, k, alpha, most=10, penalty=1.):
+    """Eq. (5) of Su et al. (2022), each token on trial put behind the whole text and read anew; and the smallest lead of a choice."""
+    text, lead = list(prompt), math.inf
+    while len(text) < len(prompt) + most and not (len(text) > len(prompt) and text[-1] == 0):
+        p = penalize_repeats(theirs(torch.tensor([text])).logits[:, -1], [text], penalty)[0].softmax(-1)
+        worth = {}
+        for v in p.topk(k).indices.tolist():
+            *before, h = theirs(torch.tensor([[*text, v]]), output_hidden_states=True).hidden_states[-1][0]
+            worth[v] = float((1 - alpha) * p[v] - alpha * max(torch.cosine_similarity(h, other, dim=0) for other in before))
+        first, *others = sorted(worth.values(), reverse=True)
+        text, lead = [*text, max(worth, key=worth.get)], min(lead, first - max(others, default=-math.inf))
+    return tuple(text[len(prompt):]), lead
+
+
+@pytest.mark.parametrize("k, alpha, penalty", [(2, .5, 1.), (5, .6, 1.), (3, 1., 1.), (4, .3, 1.5)])
+def test_contrastive_search_is_its_equation(both, k, alpha, penalty):
+    wanted, leads = zip(*(as_it_stands(both[1], p, k, alpha, penalty=penalty) for p in PROMPTS))
+    assert min(leads) > 1e-5 and new(both[0], PROMPTS, Contrast(k, alpha, penalty), 10) == list(wanted)
+
+
+def test_without_a_choice_or_without_contrast_it_is_greedy(both):
+    greedy = new(both[0], PROMPTS, Pick(penalty=1.2))
+    assert greedy == new(both[0], PROMPTS, Contrast(1, .9, 1.2)) == new(both[0], PROMPTS, Contrast(5, 0., 1.2)) != new(both[0], PROMPTS, Contrast(5, .6, 1.2))
+
+
+def parrot(ids, cache, mask, states=False):
+    "Always 1 with .6 and 2 with .4; equal tokens have equal vectors."
+    return torch.tensor([0., .6, .4]).log().expand(*ids.shape, 3), None, torch.eye(3)[ids]
+
+
+def test_contrastive_search_by_hand():
+    "The second 1 is worth .6(1 - a) - a, the first 2 .4(1 - a): they are alike at 1/6."
+    assert [write_on(parrot, [[0]], Contrast(2, alpha), 3)[0].new for alpha in (.16, .17)] == [(1, 1, 1), (1, 2, 1)]
+    told, line = [], write_on(parrot, [[0], [0]], Contrast(2, .5), 4, end=9, stop=lambda new: new == (1, 2, 1))[1]
+    assert line.why == "stop" and line.score == pytest.approx(math.log(.6 * .4 * .6))
+    assert [line.why for line in write_on(parrot, [[0]], Contrast(9, .5), 5, end=2)] == ["end"]
+    write_on(parrot, [[0]], Contrast(2, .5), 3, tell=lambda line: told.append((line.new, line.why)))
+    assert told == [((1,), ""), ((1, 2), ""), ((1, 2, 1), "limit")]
+    assert write_on(parrot, [[0]], Contrast(2, .9, allowed=lambda line: torch.tensor([True, len(line.new) == 1, False])), 3)[0].new == (0, 1, 0)
 
 
 def test_a_penalty_does_not_count_filling(both):
@@ -106,7 +149,7 @@ def test_why_a_text_is_over(both):
 
 def test_only_what_is_allowed_is_written(both):
     odd = torch.arange(40) % 2 == 1
-    for way in (Pick(allowed=lambda line: odd), Pick(temperature=3., allowed=lambda line: odd, top_k=3), Beam(3, allowed=lambda line: odd)):
+    for way in (Pick(allowed=lambda line: odd), Pick(temperature=3., allowed=lambda line: odd, top_k=3), Beam(3, allowed=lambda line: odd), Contrast(3, .7, allowed=lambda line: odd)):
         for line in write_on(both[0], PROMPTS, way, 8, end=0): assert len(line.new) == 8 and all(t % 2 for t in line.new)
 
 
@@ -119,6 +162,7 @@ def test_nucleus_and_penalty_by_hand():
 @pytest.mark.parametrize("call, says", [
     (lambda: Pick(temperature=0), "temperature=0"), (lambda: Pick(temperature=-1.), "leave it out"), (lambda: Pick(top_p=0), "top_p=0"), (lambda: Pick(top_p=1.1), "top_p=1.1"),
     (lambda: Pick(top_k=0), "top_k=0"), (lambda: Pick(penalty=0), "penalty=0"), (lambda: Beam(0), "beams=0"), (lambda: Beam(2, alpha=-1), "alpha=-1"),
+    (lambda: Contrast(0), "top_k=0"), (lambda: Contrast(4, 1.1), "contrast=1.1"), (lambda: Contrast(4, -.1), "contrast=-0.1"), (lambda: Contrast(4, .6, 0), "penalty=0"),
     (lambda: write_on(None, [], Pick(), 3), "empty"), (lambda: write_on(None, [[1], []], Pick(), 3), "empty"), (lambda: write_on(None, [[1]], Pick(), 0), "most=0"),
     (lambda: Pick(temperature=float("nan")), "temperature"), (lambda: distinct([[1]], 0), "n=0")])
 def test_what_cannot_be_is_one_line(call, says):

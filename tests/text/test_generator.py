@@ -86,6 +86,9 @@ def test_stop_words_limits_and_streams(fitted):
     seen = []
     fitted.generate(NOTES[2:3], most=20, tell=lambda row, text: seen.append(text))
     assert seen[-1] == "very good" and all(seen[-1].startswith(t) for t in seen)
+    told = []
+    found = fitted.generate(NOTES[2:3], most=9, contrast=.8, top_k=3, tell=lambda row, text: told.append(text))
+    assert found[0].text == told[-1] and all(told[-1].startswith(t) for t in told)
 
 
 def test_a_prompt_beyond_the_context_is_refused_or_cut_and_said(fitted):
@@ -97,7 +100,8 @@ def test_a_prompt_beyond_the_context_is_refused_or_cut_and_said(fitted):
 
 def test_a_schema_is_followed(fitted):
     schema = dict(type="object", required=["side", "days"], properties=dict(side=dict(enum=["left", "right"]), days=dict(type="integer", minimum=0, maximum=30)))
-    for found in (*fitted.generate(NOTES, most=40, schema=schema), *fitted.generate(NOTES, most=40, schema=schema, temperature=3.), *fitted.generate(NOTES[:2], most=40, schema=schema, beams=2)):
+    for found in (*fitted.generate(NOTES, most=40, schema=schema), *fitted.generate(NOTES, most=40, schema=schema, temperature=3.), *fitted.generate(NOTES[:2], most=40, schema=schema, beams=2),
+                  *fitted.generate(NOTES[:2], most=40, schema=schema, contrast=.9, penalty=1.2)):
         jsonschema.validate(json.loads(found.text), schema)
 
 
@@ -122,7 +126,9 @@ def test_what_cannot_be_learned_is_one_line(settings, args, more, says):
 
 @pytest.mark.parametrize("prompts, more, says", [
     (["a"], dict(temperature=0), "temperature=0"), (["a"], dict(top_p=0), "top_p=0"), (["a"], dict(top_p=1.5), "top_p"), ([], {}, "no prompts"), ("a", {}, "list"), ([None], {}, "prompt 0"),
-    (["a"], dict(schema=dict(enum=[])), "nothing can satisfy"), (["a"], dict(beams=2, temperature=1.), "draws nothing"), (["a"], dict(stop=[""]), "stop"), (["a"], dict(most=0), "most=0"),
+    (["a"], dict(schema=dict(enum=[])), "nothing can satisfy"), (["a"], dict(beams=2, temperature=1.), "draws nothing"),
+    (["a"], dict(contrast=.6, temperature=1., top_p=.9), "leave out temperature, top_p"), (["a"], dict(contrast=.6, beams=2), "leave out contrast"), (["a"], dict(contrast="x"), "contrast='x'"),
+    (["a"], dict(contrast=.6, top_k=0), "top_k=0"), (["a"], dict(stop=[""]), "stop"), (["a"], dict(most=0), "most=0"),
     (["a"], dict(seed=-1), "seed"), (["a"], dict(schema=dict(enum=["abcdefgh"]), most=4), "give most=10")])
 def test_what_cannot_be_written_is_one_line(fitted, prompts, more, says):
     with pytest.raises(InputError) as error: fitted.generate(prompts, **more)
