@@ -315,7 +315,8 @@ def answer_from(answerer, questions, passages, find, k=5):
     questions : n str
     passages : dict of id -> str
     find : object with `search(queries, k)`, which gives ids and scores, for each query one list or array
-    k : int, passages that are read for each question
+    k : int, passages that are read for each question; of several the span with the largest log-odds is taken, which
+        compares passages only as well as training did: train with `with_wrong_passages`, or read one
 
     Returns
     -------

@@ -25,8 +25,9 @@ class Model:
 
 
 def test_each_training_is_made_once_and_is_read_at_all_places(script, monkeypatch, tmp_path, capsys):
+    Model.asked, show = [], script.show
     few = {part: [Question(f"{part}{i}", f"dose of {part}{i}", f"{i} mg of {part}{i}", ((f"{i} mg", 0),) if i < 4 else (), f"{part}{i}") for i in range(6)] for part in script.PASSAGES}
-    monkeypatch.setattr(script, "QuestionAnswerer", Model); monkeypatch.setattr(script, "read_clinic_questions", few.get)
+    monkeypatch.setattr(script, "QuestionAnswerer", Model); monkeypatch.setattr(script, "read_clinic_questions", few.get); monkeypatch.setattr(script, "show", lambda rows: None)
     def run(*argv):
         monkeypatch.setattr(sys, "argv", ["measure_open_answers.py", "--out", str(tmp_path / "rows.csv"), *argv])
         script.main()
@@ -35,7 +36,10 @@ def test_each_training_is_made_once_and_is_read_at_all_places(script, monkeypatc
     rows = run("--seeds", "0", "1", "--only", script.RIGHT, script.WRONG)
     assert Model.asked == [(0, 12, 10), (0, 12, 6), (1, 12, 6), (1, 12, 10)] and len(rows) == 4 * 2 * 6 and set(rows.place) == {"given", *"12345"}
     assert set(map(len, map(str.split, rows.own))) == {6} and set(rows[rows.place == "given"].own) == {"1 1 1 1 1 1"}
-    assert run("--table").equals(rows) and "F1" in capsys.readouterr().out
+    monkeypatch.setattr(script, "compare", lambda scores, a, b, **told: f"{b} beside {a}, {told['rows']}")
+    assert run("--table").equals(rows)
+    show(rows)
+    assert f"{script.WRONG}, 3 read beside {script.RIGHT}, 3 read, test questions" in capsys.readouterr().out
 
 
 def test_the_best_of_the_first_passages_and_the_threshold_of_validation(script):
