@@ -306,7 +306,7 @@ def best_read(read):
     return [max(found, key=lambda a: a.score) if found else Answered("", -np.inf, "", None) for found in read]
 
 # %% ../../nbs/library/text_answerer.ipynb #nc38be2b
-def answer_from(answerer, questions, passages, find, k=5):
+def answer_from(answerer, questions, passages, find, k=1):
     """Answers from the passages that a finder brings, each with the passage it stands in.
 
     Parameters
