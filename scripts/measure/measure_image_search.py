@@ -22,7 +22,8 @@ import numpy as np
 
 from finetune_book import ImageClassifier
 from finetune_book.data.sets import surface_defects
-from finetune_book.find.reader import cosines, first_of, lots_of, reader_of, unit
+from finetune_book.find.ranked import cosines, first_of, lots_of
+from finetune_book.find.reader import reader_of, unit
 from finetune_book.judge.bootstrap import compare
 
 sys.path.insert(0, str(Path(__file__).parent))

@@ -14,7 +14,7 @@ from finetune_book.checks import InputError
 from finetune_book.data.squad import Question
 from finetune_book.tasks.answer import answer_scores, choose_threshold, make_windows
 from finetune_book.find.searcher import Searcher
-from finetune_book.text.answerer import answer_from
+from finetune_book.text.answerer import answer_from, with_wrong_passages
 from finetune_book.train.trainer import Callback
 
 PLACES = ["left knee", "right head", "bad chest", "good room"]
@@ -195,3 +195,29 @@ def test_any_finder_will_do_and_one_that_brings_what_is_not_there_is_refused(fit
     with pytest.raises(InputError, match="99: the finder's id"): answer_from(fitted, ["the pain has"], shelf, Numbers([99]), k=1)
     for bad in (lambda: answer_from(fitted, [" "], SHELF, Searcher(words=True).fit(SHELF)), lambda: answer_from(fitted, ["the"], SHELF, Searcher(words=True).fit(SHELF), k=0)):
         with pytest.raises(InputError): bad()
+
+
+LEAFLETS = dict(own="the pain in the head is 5 mg.", near="the pain in the head is 9 mg.", same="the pain in the head is 5 MG!", asks="the pain in the head is 7 mg.", far="day clean.")
+
+
+def about(name, passage, ask="the pain in the head is", answer=None):
+    return Question(name, ask, LEAFLETS[passage], ((answer, LEAFLETS[passage].index(answer)),) if answer else (), passage)
+
+
+def test_wrong_passages_are_the_nearest_that_do_not_answer():
+    rows = [about("1", "own", answer="5 mg"), about("1-wrong-0", "near", "who?"), about("3", "same", "who?"), about("4", "asks", answer="7 mg"), about("5", "far", "who?")]
+    before, more = list(rows), with_wrong_passages(rows, Searcher(words=True))
+    new = more[len(rows):]
+    assert rows == before == more[:5] and [(r.id, r.title, r.passage, r.answers) for r in new] == [("1-wrong-0-", "near", LEAFLETS["near"], ()), ("4-wrong-0", new[1].title, new[1].passage, ())]
+    assert {new[1].title} <= {"near", "same"} and new[0].question == rows[0].question
+    two = with_wrong_passages(rows, Searcher(words=True), per=2)
+    assert len({r.id for r in two}) == len(two) == 8 and {r.title for r in two[5:]} == {"near", "same"}, "far shares no word, own and asks answer the question"
+    assert with_wrong_passages(rows, Searcher(words=True), depth=2) == with_wrong_passages(rows, Searcher(words=True), depth=2)
+
+
+@pytest.mark.parametrize("rows, settings, says", [
+    ([about("1", "own", answer="5 mg")], {}, "all rows are of one passage"), ([], {}, "no training rows"), (["how?"], {}, "training row 0 is 'how\\?'"),
+    (ROWS, dict(per=0), "per=0"), (ROWS, dict(per=3, depth=3), "depth=3")])
+def test_wrong_passages_are_refused_in_one_line(rows, settings, says):
+    with pytest.raises(InputError, match=says) as error: with_wrong_passages(rows, Searcher(words=True), **settings)
+    assert "\n" not in str(error.value)
