@@ -88,7 +88,7 @@ Asked = Annotated[list[str] | None, typer.Argument(metavar="QUESTION", help="Que
 Model = Annotated[Path, typer.Option("-m", "--model", help="Folder that QuestionAnswerer.save wrote.")]
 Docs = Annotated[str, typer.Option(help="A folder of .txt and .md files, a table, or a file in SQuAD's format.")]
 Text = Annotated[str, typer.Option(help="The table's column of text.")]
-Most = Annotated[int, typer.Option("-k", "--read", help="Documents read for each question; 1 unless it learned from wrong ones.")]
+Most = Annotated[int, typer.Option("-k", "--read", help="Documents that are read for each question.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Lines of JSON in the place of CSV.")]
 Out = Annotated[Path | None, out_option("File to write; stdout if not given.")]
 

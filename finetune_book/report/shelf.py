@@ -193,8 +193,9 @@ def skills(self: ReadFirst, way, seed):
 def wary(self: ReadFirst, way, seed, rung):
     "What the card says, a str; `rung` is the way's row of `Ways.rungs`."
     n, skill = self.places(way, seed), self.skills(way, seed)
+    read = "one passage is" if self.k == 1 else f"{self.k} passages are"
     told = (f"{rung.index[0]} is {rung.iloc[0]:.3f} [{rung.low:.3f}, {rung.high:.3f}] where it has to be found first "
-            f"and {'one passage is' if self.k == 1 else f'{self.k} passages are'} read; {n['given']} of {len(self.own)} questions get an answer, and "
+            f"and {read} read; {n['given']} of {len(self.own)} questions get an answer, and "
             f"{skill['best span in the own passage']:.0%} of the best spans stand in the right passage")
     if not n["given"]: return told
     return f"{told}; where that is taken away {n['taken away'] / n['known']:.0%} get an answer all the same"
