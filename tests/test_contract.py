@@ -12,23 +12,31 @@ import torch
 
 import nudge  # noqa: F401  registers itself: adding a method is adding a file
 from examples import LABELS, TEXTS, pictures
-from finetune_book import ImageClassifier, ImageRegressor, TextClassifier, TextGenerator, TextMatcher, TextRegressor
+from finetune_book import ImageClassifier, ImageRegressor, QuestionAnswerer, TextClassifier, TextGenerator, TextMatcher, TextRegressor
 from finetune_book.adapt import METHODS, as_method
 from finetune_book.adapt.freeze import weights_hash
+from finetune_book.data.squad import Question
+from finetune_book.rows import logits_of
+from finetune_book.tasks.answer import Span
 from finetune_book.tasks.classify import Classify
 from finetune_book.tasks.generate import NextToken
 from finetune_book.tasks.heads import head_of
 from finetune_book.tasks.labels import Labels, kind_of
 from finetune_book.tasks.match import Match
 from finetune_book.tasks.regress import Regress
+from finetune_book.text.answerer import WindowRows
 from finetune_book.text.generator import GenerateRows
 from finetune_book.text.matcher import MatchRows
+from finetune_book.text.pairs import PairClassifier, PairRows
 from finetune_book.text.rows import TextRows
 from finetune_book.train.trainer import Callback
 from finetune_book.vision.rows import ImageRows
 
 WORDS = [form.replace("-K", "-1") for form in METHODS]
 X, Y = pictures(12)
+PLACES = ("left knee", "right head", "bad chest", "two days")
+ASKED = [Question(f"{i}{j}", f"the {what} has", f"{'no fever denies ' * i}the {what} has {place}.", ((place, 16 * i + 9 + len(what)),) if j < 3 else ())
+         for i, place in enumerate(PLACES) for j, what in enumerate(("pain", "fever", "cough", "ache"))]
 NUMBERS = np.array([3. if label == "yes" else -1. for label in LABELS])
 CASES = {                                   # name → estimator, examples, targets
     "texts into classes": (TextClassifier, TEXTS, np.array(LABELS)),
@@ -37,10 +45,12 @@ CASES = {                                   # name → estimator, examples, targ
     "pictures to a number": (ImageRegressor, X, np.where(Y == "lit", 3., -1.)),
     "texts that match": (TextMatcher, TEXTS, np.array(LABELS)),
     "texts that go on": (TextGenerator, TEXTS, LABELS),
+    "pairs into classes": (PairClassifier, list(zip(TEXTS, TEXTS[::-1])), np.array(LABELS)),
+    "answers in passages": (QuestionAnswerer, ASKED, None),
     "texts to several labels": (TextClassifier, TEXTS, [[label, "long"] if " " in text else [label] for text, label in zip(TEXTS, LABELS)]),
     "pictures to several labels": (ImageClassifier, X, np.stack([Y == "lit", np.arange(12) % 3 == 0], 1).astype(int)),
 }
-FEW = {TextMatcher: ("full", "lora"), TextGenerator: ("full", "head", "lora", "gradual")}        # matching moves the body; of both some will do
+FEW = {TextMatcher: ("full", "lora"), TextGenerator: ("full", "head", "lora", "gradual"), PairClassifier: ("full", "lora"), QuestionAnswerer: ("full", "lora")}
 def goes(case, tune): return tune in FEW.get(CASES[case][0], WORDS)
 EVERY = [pytest.param(case, tune, id=f"{case}, {tune}") for case in CASES for tune in WORDS if goes(case, tune)]
 
@@ -50,7 +60,8 @@ def settings(tiny_base, tiny_picture_base, tiny_decoder):
     "Small settings by case; nothing is drawn but what the seed decides."
     text = dict(base=tiny_base, epochs=3, lr=.02, batch_size=6, max_length=16, verbose=0, device="cpu")
     picture = dict(base=tiny_picture_base, epochs=3, lr=.02, batch_size=6, augment="crop", verbose=0, device="cpu")
-    special = {ImageClassifier: picture, ImageRegressor: picture, TextGenerator: text | dict(base=tiny_decoder, max_length=40)}
+    special = {ImageClassifier: picture, ImageRegressor: picture, TextGenerator: text | dict(base=tiny_decoder, max_length=40),
+               QuestionAnswerer: text | dict(max_length=18)}                       # the longest passage takes two windows
     return {case: special.get(kind, text) for case, (kind, *_) in CASES.items()}
 
 
@@ -84,11 +95,11 @@ def opened(est, case):
 
 @torch.no_grad()
 def said(model, inputs):
-    out = model.eval()(**inputs)
-    return getattr(out, "logits", out).clone()
+    return logits_of(model.eval()(**inputs)).clone()
 
 
 def bits(est): return weights_hash({k: v for k, v in est.model_.state_dict().items() if v.is_floating_point()})
+def examples(est, case): return given(est, case)[0] if isinstance(est, QuestionAnswerer) else CASES[case][1]
 def fit(est, case, **more): return est.fit(CASES[case][1], CASES[case][2], **more)
 
 
@@ -132,7 +143,7 @@ def test_what_should_moves_and_nothing_else_bit_for_bit(make, case, tune, monkey
 def test_saved_and_loaded_says_the_same(fitted, case, tune, tmp_path):
     est = fitted(case, tune)
     again = type(est).load(est.save(tmp_path / "model"), device="cpu")
-    assert np.array_equal(again.outputs(CASES[case][1]), est.outputs(CASES[case][1])) and bits(again) == bits(est)
+    assert np.array_equal(again.outputs(examples(again, case)), est.outputs(examples(est, case))) and bits(again) == bits(est)
     assert again.get_params()["tune"] == tune and again.n_trainable_ == est.n_trainable_
 
 
@@ -176,11 +187,13 @@ def test_cut_off_and_resumed_gives_the_same_bits(make, fitted, case, tune, tmp_p
 
 @pytest.mark.parametrize("case, tune", EVERY)
 def test_neighbours_padding_and_order_change_no_answer(fitted, case, tune):
-    est, data = fitted(case, tune), CASES[case][1]
-    together = est.outputs(data)
-    alone = np.vstack([est.outputs(data[i:i + 1]) for i in range(len(data))])
+    est = fitted(case, tune)
+    data = examples(est, case)
+    def outputs(X): return np.nan_to_num(est.outputs(X), neginf=0)                 # where no answer can be, outputs are minus infinity
+    together = outputs(data)
+    alone = np.vstack([outputs(data[i:i + 1]) for i in range(len(data))])
     order = np.random.default_rng(0).permutation(len(data))
-    mixed = est.outputs([data[i] for i in order] if isinstance(data, list) else data[order])
+    mixed = outputs([data[i] for i in order] if isinstance(data, list) else data[order])
     limit = 1e-5 * max(1., np.abs(together).max())
     assert np.abs(alone - together).max() < limit and np.abs(mixed - together[order]).max() < limit
 
@@ -202,8 +215,7 @@ def steps_on_one_batch(model, method, task, inputs, y, lr):
     optimizer, losses = torch.optim.Adam(method.groups(model, lr, 0.), fused=True), []
     model.eval()
     for _ in range(100):
-        out = model(**inputs)
-        loss = task.loss(getattr(out, "logits", out), y)
+        loss = task.loss(logits_of(model(**inputs)), y)
         optimizer.zero_grad(); loss.backward(); optimizer.step()
         losses.append(loss.item())
     return losses
@@ -222,8 +234,8 @@ def test_one_batch_can_be_learnt_by_heart(make, case, tune):
 
 
 def test_tasks_and_rows_are_what_the_estimators_answer_with(make):
-    assert {type(make(case, "full")._rows()) for case in CASES} == {TextRows, MatchRows, GenerateRows, ImageRows}
-    assert {type(make(case, "full")._task(kind_of(y))) for case, (*_, y) in CASES.items()} == {Classify, Labels, Match, NextToken, Regress}
+    assert {type(make(case, "full")._rows()) for case in CASES} == {TextRows, MatchRows, GenerateRows, PairRows, WindowRows, ImageRows}
+    assert {type(make(case, "full")._task(kind_of(y))) for case, (*_, y) in CASES.items()} == {Classify, Labels, Match, NextToken, Regress, Span}
 
 
 def test_the_toy_stands_in_every_list_of_methods():
