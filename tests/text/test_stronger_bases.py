@@ -56,7 +56,7 @@ def test_the_command_takes_the_folder(llama, tmp_path, capsys):
 
 
 def test_the_carried_bases_keep_their_rates():
-    assert GenerateRows.rates_for("book-gpt") == dict(head=1e-2, body=5e-4) and "added" not in WindowRows.rates_for("book-bert")
+    assert GenerateRows.rates_for("book-gpt") == dict(head=1e-2, body=3e-3, added=1e-2) and "added" not in WindowRows.rates_for("book-bert")
 
 
 def pooled(base, how, tmp_path):
